@@ -1,0 +1,428 @@
+"""Primitive operations: how each is built, split, born as an identity, and what it costs.
+
+An operation is an entry of :data:`OPS`; users add their own with :func:`register`. Its module is a
+:class:`Primitive`: besides ``forward`` it can become an identity and give away a range of its
+channels, which is all that the transforms need (paper, section 3.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pathnas.tree import BASE_OP
+
+Activation = Literal["pre", "post"]
+Birth = Literal["gated", "hard"]
+
+
+class Range(NamedTuple):
+    """Channels ``start`` up to, not including, ``stop``."""
+
+    start: int
+    stop: int
+
+
+class Moments(NamedTuple):
+    """Mean and biased variance of each channel, `[C]`, on a batch in train mode."""
+
+    mean: Tensor
+    var: Tensor
+
+
+@dataclass(frozen=True)
+class Conv:
+    """The convolution that a cell replaces, in the terms of :class:`torch.nn.Conv2d`."""
+
+    channels_in: int
+    channels_out: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+    dilation: int = 1
+    groups: int = 1
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        for side in (self.channels_in, self.channels_out):
+            if side < 1 or self.groups < 1 or side % self.groups:
+                raise ValueError(
+                    f"groups must divide the channels of a convolution, got {self.groups} groups "
+                    f"with {self.channels_in} -> {self.channels_out} channels"
+                )
+
+    def outputs(self, channels: Range) -> Conv:
+        """Returns the convolution that computes only these output channels.
+
+        With groups, it has the inputs of its groups alone.
+        """
+        width = self.channels_out // self.groups
+        if self.groups > 1 and (channels.start % width or channels.stop % width):
+            raise ValueError(
+                f"a grouped convolution splits between its groups of {width} output channels, "
+                f"got {channels}"
+            )
+        groups = (channels.stop - channels.start) // width if self.groups > 1 else 1
+        channels_in = self.channels_in // self.groups * groups
+        return replace(
+            self,
+            channels_in=channels_in,
+            channels_out=channels.stop - channels.start,
+            groups=groups,
+        )
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """What all trees of one cell have in common.
+
+    Attributes:
+        conv: the convolution that the cell replaces; its stride is on the root's edges only.
+        activation: ``"pre"`` (batch norm, ReLU, convolution) or ``"post"`` (convolution, batch
+            norm, ReLU), for every convolution of the cell.
+        bare: whether the base edge is the convolution alone, without norm and activation.
+        groups: groups of ``group_conv3x3`` at the full width; None: those of `conv`.
+    """
+
+    conv: Conv
+    activation: Activation = "pre"
+    bare: bool = False
+    groups: int | None = None
+
+    @property
+    def group_width(self) -> int:
+        """Channels in one group of ``group_conv3x3``, at any width."""
+        groups = self.groups or self.conv.groups
+        if self.conv.channels_out % groups:
+            raise ValueError(
+                f"groups must divide the cell's {self.conv.channels_out} channels, got {groups}"
+            )
+        return self.conv.channels_out // groups
+
+
+class Gate(nn.Module):
+    """A function born as an identity: ``a x + (1 - a) f(x)``, with `a` from 1 to 0.
+
+    The function has no parameters, so a gate adds no key to a ``state_dict``. Network Morphism
+    (Wei et al., 2016) does this for activations; pooling works the same way.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.a = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, C, H, W]` to the same shape."""
+        if self.a == 1.0:
+            return x
+        if isinstance(self.inner, nn.ReLU):
+            return F.leaky_relu(x, self.a)
+        return torch.lerp(self.inner(x), x, self.a)
+
+
+class Primitive(nn.Module):
+    """The module of an operation; see :func:`register` for what a user's own must do."""
+
+    def become_identity(self, moments: Moments | None, birth: Birth) -> None:
+        """Changes the module so that it returns its input.
+
+        Args:
+            moments: of the input; given, the module is an identity on the calibration batch in
+                train mode too. Without, in eval mode only.
+            birth: ``"gated"``: exact for any input; ``"hard"``: for an input that the function
+                leaves as it is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be born as an identity")
+
+    def select(self, outputs: Range, inputs: Range | None) -> Primitive:
+        """Returns a new module with these output channels (and, if given, input channels)."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be split")
+
+
+class Identity(Primitive):
+    """Returns its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, C, H, W]` to itself."""
+        return x
+
+    def become_identity(self, moments: Moments | None, birth: Birth) -> None:
+        """Does nothing."""
+
+    def select(self, outputs: Range, inputs: Range | None) -> Identity:
+        """Returns an identity, which has no channels to choose."""
+        return Identity()
+
+
+class Pool(Primitive):
+    """3x3 pooling of stride 1 that does not count padding."""
+
+    def __init__(self, kind: Literal["avg", "max"]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.pool: nn.Module = (
+            nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+            if kind == "avg"
+            else nn.MaxPool2d(3, 1, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, C, H, W]` to the same shape."""
+        return self.pool(x)
+
+    def become_identity(self, moments: Moments | None, birth: Birth) -> None:
+        """Puts a gate around the pooling; born hard, pooling is no identity."""
+        if birth == "gated":
+            self.pool = Gate(self.pool)
+
+    def select(self, outputs: Range, inputs: Range | None) -> Pool:
+        """Returns a copy; pooling treats every channel alike."""
+        return deepcopy(self)
+
+
+class ConvUnit(Primitive):
+    """One or more convolutions in a row with one batch norm and one ReLU, before or after them.
+
+    Args:
+        convs: the convolutions; those before the last must be depthwise.
+        activation: ``"pre"``, ``"post"``, or None for the convolutions alone.
+        reads: the input channels that the unit reads; None: all. A grouped base convolution that
+            was split reads those of its groups.
+    """
+
+    def __init__(
+        self, convs: Sequence[nn.Conv2d], activation: Activation | None, reads: Range | None = None
+    ) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(*convs)
+        self.activation = activation
+        self.reads = reads
+        self.norm: nn.BatchNorm2d | None = None
+        self.act: nn.Module | None = None
+        if activation is not None:
+            width = convs[0].in_channels if activation == "pre" else convs[-1].out_channels
+            self.norm = nn.BatchNorm2d(width)
+            self.act = nn.ReLU(inplace=True)
+        for conv in convs:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            conv.weight.data *= math.sqrt(conv.groups)  # the fan of torch ignores groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
+        if self.reads is not None:
+            x = x[:, self.reads.start : self.reads.stop]
+        if self.norm is None or self.act is None:
+            return self.convs(x)
+        if self.activation == "pre":
+            return self.convs(self.act(self.norm(x)))
+        return self.act(self.norm(self.convs(x)))
+
+    def become_identity(self, moments: Moments | None, birth: Birth) -> None:
+        """Makes the convolutions Dirac filters and the batch norm undo itself.
+
+        Born hard, what is left is the ReLU: exact on non-negative input.
+        """
+        for conv in self.convs:
+            nn.init.dirac_(conv.weight, conv.groups)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        if self.norm is None:
+            return
+        norm = self.norm
+        if moments is not None:
+            norm.running_mean.copy_(moments.mean)  # type: ignore[union-attr]
+            norm.running_var.copy_(moments.var)  # type: ignore[union-attr]
+        with torch.no_grad():
+            norm.bias.copy_(norm.running_mean)  # type: ignore[arg-type]
+            norm.weight.copy_((norm.running_var + norm.eps).sqrt())  # type: ignore[operator]
+        if birth == "gated":
+            self.act = Gate(nn.ReLU())
+
+    def select(self, outputs: Range, inputs: Range | None) -> ConvUnit:
+        """Returns a unit that computes only `outputs`, from all inputs or from `inputs` alone."""
+        unit = deepcopy(self)
+        last = len(self.convs) - 1
+        for place, conv in enumerate(unit.convs):
+            select_channels(conv, outputs if place == last else inputs, inputs)
+        if unit.norm is not None:
+            kept = inputs if self.activation == "pre" else outputs
+            select_channels(unit.norm, kept, None)
+        return unit
+
+
+def select_channels(module: nn.Module, outputs: Range | None, inputs: Range | None) -> None:
+    """Reduces a convolution or batch norm to ranges of its channels, in place; None keeps all.
+
+    For a grouped convolution `inputs` and `outputs` must cover the same groups.
+    """
+    out = slice(*(outputs or (None, None)))
+    if isinstance(module, nn.BatchNorm2d):
+        tensors = ("weight", "bias", "running_mean", "running_var")
+        for name in tensors:
+            tensor = getattr(module, name)
+            kept = tensor.detach()[out].clone()
+            setattr(module, name, nn.Parameter(kept) if tensor.requires_grad else kept)
+        module.num_features = module.weight.shape[0]
+        return
+    if not isinstance(module, nn.Conv2d):
+        raise ValueError(f"expected a convolution or a batch norm, got {type(module).__name__}")
+    weight = module.weight.detach()[out]
+    if inputs is not None and module.groups == 1:
+        weight = weight[:, inputs.start : inputs.stop]
+    if module.groups > 1:
+        module.groups = module.groups * weight.shape[0] // module.out_channels
+    module.weight = nn.Parameter(weight.clone(memory_format=torch.preserve_format))
+    if module.bias is not None:
+        module.bias = nn.Parameter(module.bias.detach()[out].clone())
+    module.out_channels = weight.shape[0]
+    module.in_channels = weight.shape[1] * module.groups
+
+
+Build = Callable[[int, int, CellSpec], Primitive]
+
+
+@dataclass(frozen=True)
+class Op:
+    """An entry of the registry.
+
+    Attributes:
+        build: from channels in and out and the cell's spec to a module with fresh weights.
+        macs: multiply-adds for one output position, from the same arguments.
+        parameters: weights, from the same arguments.
+        splits: whether a concat of it splits its input too; otherwise the input is replicated.
+        exact: whether it is an identity on any input when born hard.
+        grouped: whether its channels must come in whole groups of the cell.
+    """
+
+    build: Build
+    macs: Callable[[int, int, CellSpec], int]
+    parameters: Callable[[int, int, CellSpec], int]
+    splits: bool = False
+    exact: bool = False
+    grouped: bool = False
+
+
+OPS: dict[str, Op] = {}
+
+
+def register(name: str, op: Op) -> None:
+    """Adds an operation.
+
+    Raises:
+        ValueError: if the name is taken or is reserved for the base convolution.
+    """
+    if name in OPS or name == BASE_OP:
+        raise ValueError(f"an operation named {name!r} exists already")
+    OPS[name] = op
+
+
+def get(name: str) -> Op:
+    """Returns the operation of a name.
+
+    Raises:
+        ValueError: if there is none; the message lists the known ones.
+    """
+    if name not in OPS:
+        raise ValueError(f"unknown operation {name!r}; known: {', '.join(sorted(OPS))}")
+    return OPS[name]
+
+
+def _free(channels_in: int, channels_out: int, spec: CellSpec) -> int:
+    return 0
+
+
+def _unit_parameters(weights: int, channels_in: int, channels_out: int, spec: CellSpec) -> int:
+    return weights + 2 * (channels_in if spec.activation == "pre" else channels_out)
+
+
+def _unit_op(
+    convs: Callable[[int, int, CellSpec], list[nn.Conv2d]],
+    macs: Callable[[int, int, CellSpec], int],
+    grouped: bool = False,
+) -> Op:
+    def build(channels_in: int, channels_out: int, spec: CellSpec) -> ConvUnit:
+        return ConvUnit(convs(channels_in, channels_out, spec), spec.activation)
+
+    def parameters(channels_in: int, channels_out: int, spec: CellSpec) -> int:
+        weights = macs(channels_in, channels_out, spec)  # one weight, one multiply-add a position
+        return _unit_parameters(weights, channels_in, channels_out, spec)
+
+    return Op(build, macs, parameters, splits=grouped, grouped=grouped)
+
+
+def _conv_op(kernel: int, grouped: bool = False) -> Op:
+    def groups(channels: int, spec: CellSpec) -> int:
+        return channels // spec.group_width if grouped else 1
+
+    def convs(i: int, o: int, spec: CellSpec) -> list[nn.Conv2d]:
+        pad = kernel // 2
+        return [nn.Conv2d(i, o, kernel, padding=pad, groups=groups(i, spec), bias=False)]
+
+    return _unit_op(convs, lambda i, o, s: kernel**2 * i * o // groups(i, s), grouped)
+
+
+def _sep_conv_op(kernel: int) -> Op:
+    def convs(i: int, o: int, spec: CellSpec) -> list[nn.Conv2d]:
+        depthwise = nn.Conv2d(i, i, kernel, padding=kernel // 2, groups=i, bias=False)
+        return [depthwise, nn.Conv2d(i, o, 1, bias=False)]
+
+    return _unit_op(convs, lambda i, o, s: i * (kernel**2 + o))
+
+
+register("identity", Op(lambda i, o, s: Identity(), _free, _free, splits=True, exact=True))
+register("conv1x1", _conv_op(1))
+register("conv3x3", _conv_op(3))
+register("group_conv3x3", _conv_op(3, grouped=True))
+register("sep_conv3x3", _sep_conv_op(3))
+register("sep_conv5x5", _sep_conv_op(5))
+register("sep_conv7x7", _sep_conv_op(7))
+register("avg_pool3x3", Op(lambda i, o, s: Pool("avg"), _free, _free, splits=True))
+register("max_pool3x3", Op(lambda i, o, s: Pool("max"), _free, _free, splits=True))
+
+
+def build_base(spec: CellSpec, outputs: Range) -> ConvUnit:
+    """Returns the cell's convolution, reduced to some of its output channels, fresh weights."""
+    whole, conv = spec.conv, spec.conv.outputs(outputs)
+    module = nn.Conv2d(
+        conv.channels_in,
+        conv.channels_out,
+        conv.kernel,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        conv.bias,
+    )
+    reads = base_reads(whole, outputs)
+    return ConvUnit([module], None if spec.bare else spec.activation, reads)
+
+
+def base_reads(conv: Conv, outputs: Range) -> Range | None:
+    """Returns the input channels that some outputs of a convolution need; None: all of them."""
+    if conv.groups == 1 or outputs == (0, conv.channels_out):
+        return None
+    ratio = conv.channels_in // conv.groups, conv.channels_out // conv.groups
+    return Range(outputs.start // ratio[1] * ratio[0], outputs.stop // ratio[1] * ratio[0])
+
+
+def base_macs(spec: CellSpec, outputs: Range) -> int:
+    """Returns the multiply-adds of the base convolution for one output position."""
+    conv = spec.conv.outputs(outputs)
+    return conv.kernel**2 * conv.channels_in // conv.groups * conv.channels_out
+
+
+def base_parameters(spec: CellSpec, outputs: Range) -> int:
+    """Returns the number of weights of the base edge, norm and bias included."""
+    conv = spec.conv.outputs(outputs)
+    weights = base_macs(spec, outputs) + (conv.channels_out if conv.bias else 0)
+    if spec.bare:
+        return weights
+    return _unit_parameters(weights, conv.channels_in, conv.channels_out, spec)

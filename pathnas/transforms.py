@@ -1,0 +1,341 @@
+"""Path-level transforms: change a tree, and leave what the cell computes as it was.
+
+Paper, section 3.1: replicate a layer into branches that are added or concatenated
+(:class:`Branch`), insert a node (:class:`Insert`), replace an identity by an operation
+(:class:`Replace`). A transform is a value; calling it changes a tree, :meth:`grow` changes a cell,
+and ``transform.grow(cell).tree == transform(cell.tree)`` always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pathnas import ops
+from pathnas import tree as trees
+from pathnas.cell import Cell, CellEdge, CellNode, cells, cost, edge_ranges, node_widths
+from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Birth:
+    """How what a transform adds is born.
+
+    Attributes:
+        mode: ``"gated"``: exact for any input (see :class:`pathnas.ops.Gate`); ``"hard"``: exact
+            where the operation's own ReLU or pooling leaves the input as it is.
+        noise: symmetry-breaking noise on all replicas but the first, in standard deviations of the
+            weight; exact twins never separate in training.
+        generator: the noise's source; None: torch's global one.
+    """
+
+    mode: ops.Birth = "gated"
+    noise: float = 0.0
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(ops.Birth):
+            raise ValueError(f"mode must be one of {get_args(ops.Birth)}, got {self.mode!r}")
+        if not 0 <= self.noise < float("inf"):
+            raise ValueError(f"noise must be finite and >= 0, got {self.noise}")
+
+
+EXACT = Birth()
+"""Gated and without noise: the output does not change."""
+
+
+class _Grows:
+    """What the three transforms share: growing a copy."""
+
+    def grow(self, network: Network, birth: Birth = EXACT) -> Network:
+        """Returns a copy of a cell, or of a network, with this transform done to every cell."""
+        return grow(network, [cast(Transform, self)], birth)
+
+
+@dataclass(frozen=True)
+class Branch(_Grows):
+    """Replicates the one leaf edge of a node into `n` branches (paper, section 3.1).
+
+    ``merge="add"`` copies the operation; the branches are averaged. ``merge="concat"`` shares out
+    its output channels; identity, pooling and grouped convolutions share out their input too.
+
+    Attributes:
+        path: of the node.
+        merge: how the branches are merged.
+        n: number of branches, at least 2.
+    """
+
+    path: Path
+    merge: Merge
+    n: int
+
+    def __call__(self, tree: Node) -> Node:
+        """Returns the transformed tree.
+
+        Raises:
+            ValueError: if the node is not one with a single leaf edge.
+        """
+        node = trees.node_at(tree, self.path)
+        if len(node.edges) != 1 or not node.edges[0].child.is_leaf:
+            raise ValueError(
+                f"path must address a node with one leaf edge, got path={self.path} with "
+                f"{str(node) or 'a leaf'}"
+            )
+        if self.n < 2 or self.merge not in get_args(Merge):
+            raise ValueError(
+                f"expected n >= 2 and a merge of {get_args(Merge)}, got n={self.n}, "
+                f"merge={self.merge!r}"
+            )
+        op = node.edges[0].op
+        splits = self.merge == "concat" and op != BASE_OP and ops.get(op).splits
+        branched = Node(node.edges * self.n, self.merge, "split" if splits else "replicate")
+        return trees.with_node(tree, self.path, branched)
+
+    def _apply(self, cell: Cell, birth: Birth) -> None:
+        grown = self(cell.tree)
+        target = trees.node_at(grown, self.path)
+        ranges = edge_ranges(target, *node_widths(grown, self.path, cell.spec), cell.spec)
+        node = cell.node_at(self.path)
+        edge = cast(CellEdge, node.edges[0])
+        if self.merge == "concat":
+            edges = [edge.select(channels, cell.spec) for channels in ranges]
+        else:
+            edges = [edge, *(_replica(edge, birth) for _ in range(self.n - 1))]
+        node.edges = nn.ModuleList(edges)
+        node.merge, node.allocation = target.merge, target.allocation
+        node.inputs = tuple(channels.inputs for channels in ranges)
+
+
+@dataclass(frozen=True)
+class Insert(_Grows):
+    """Puts a new node, holding an identity edge, below a leaf edge.
+
+    Attributes:
+        path: of the leaf edge.
+    """
+
+    path: Path
+
+    def __call__(self, tree: Node) -> Node:
+        """Returns the transformed tree.
+
+        Raises:
+            ValueError: if the edge does not end in a leaf.
+        """
+        edge = trees.edge_at(tree, self.path)
+        if not edge.child.is_leaf:
+            raise ValueError(
+                f"path must address an edge that ends in a leaf, got path={self.path} with {edge}"
+            )
+        return trees.with_node(tree, self.path, Node((Edge("identity"),)))
+
+    def _apply(self, cell: Cell, birth: Birth) -> None:
+        self(cell.tree)
+        edge = cell.edge_at(self.path)
+        inserted = CellEdge("identity", ops.Identity(), CellNode())
+        inserted.moments = edge.moments
+        edge.child = CellNode([inserted])
+
+
+@dataclass(frozen=True)
+class Replace(_Grows):
+    """Replaces an identity edge by an operation that is born as an identity.
+
+    Attributes:
+        path: of the edge.
+        op: name of the operation.
+    """
+
+    path: Path
+    op: str
+
+    def __call__(self, tree: Node) -> Node:
+        """Returns the transformed tree.
+
+        Raises:
+            ValueError: if the edge is no identity, or the operation is unknown.
+        """
+        edge = trees.edge_at(tree, self.path)
+        if edge.op != "identity":
+            raise ValueError(
+                f"path must address an edge that is an identity, got path={self.path} with {edge}"
+            )
+        ops.get(self.op)
+        return trees.with_edge(tree, self.path, Edge(self.op, edge.child))
+
+    def _apply(self, cell: Cell, birth: Birth) -> None:
+        grown = self(cell.tree)
+        parent = self.path[:-1]
+        width = node_widths(cell.tree, parent, cell.spec)
+        before = edge_ranges(trees.node_at(cell.tree, parent), *width, cell.spec)
+        after = edge_ranges(trees.node_at(grown, parent), *width, cell.spec)
+        if before != after:
+            raise ValueError(
+                f"{self.op} at path {self.path} would move the borders of its siblings' channels: "
+                f"replace the identity before it is branched"
+            )
+        cost(grown, cell.spec)
+        start, stop = after[self.path[-1]].outputs
+        op = ops.get(self.op).build(stop - start, stop - start, cell.spec)
+        edge = cell.edge_at(self.path)
+        op.become_identity(edge.moments, birth.mode)
+        edge.name, edge.op = self.op, _like(op, cell)
+
+
+Transform = Branch | Insert | Replace
+KINDS: dict[str, type[Transform]] = {"branch": Branch, "insert": Insert, "replace": Replace}
+
+
+def to_dict(transform: Transform) -> dict[str, Any]:
+    """Returns the transform as a dictionary that JSON can hold."""
+    return {"kind": type(transform).__name__.lower(), **asdict(transform)}
+
+
+def from_dict(data: dict[str, Any]) -> Transform:
+    """Returns the transform that :func:`to_dict` wrote.
+
+    Raises:
+        ValueError: if the data is none.
+    """
+    fields = dict(data)
+    kind = fields.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {sorted(KINDS)}, got {kind!r}")
+    try:
+        return KINDS[kind](**{**fields, "path": tuple(fields["path"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not the fields of a {kind} transform: {data} ({error})") from None
+
+
+def _like(op: nn.Module, cell: Cell) -> Any:
+    """Gives a new module the cell's device, dtype and mode."""
+    reference = next(cell.parameters())
+    return op.to(device=reference.device, dtype=reference.dtype).train(cell.training)
+
+
+@torch.no_grad()
+def _replica(edge: CellEdge, birth: Birth) -> CellEdge:
+    replica = deepcopy(edge)
+    if birth.noise:
+        for weight in replica.op.parameters():
+            if weight.dim() > 1:  # norms and biases keep their values
+                noise = torch.randn(weight.shape, generator=birth.generator, dtype=weight.dtype)
+                weight += birth.noise * weight.std() * noise.to(weight.device)
+    return replica
+
+
+def grow(network: Network, transforms: Sequence[Transform], birth: Birth = EXACT) -> Network:
+    """Returns a copy of a cell, or of a network, with the transforms done to every cell.
+
+    The copy shares no tensor with the argument, which stays as it was. In eval mode its output is
+    the same: exactly with a gated birth and without noise, up to rounding.
+
+    Raises:
+        ValueError: if there is no cell, or a transform does not fit; the message names the cell.
+    """
+    grown = deepcopy(network)
+    found = cells(grown)
+    if not found:
+        raise ValueError(f"expected a network with cells, got {type(network).__name__} without")
+    for name, cell in found.items():
+        for transform in transforms:
+            try:
+                transform._apply(cell, birth)
+            except ValueError as error:
+                raise ValueError(f"cell {name or '()'}: {transform}: {error}") from None
+    return grown
+
+
+def growth(tree: Node) -> list[Transform]:
+    """Returns the transforms that lead from the base tree to a tree, depth first.
+
+    Raises:
+        ValueError: if no transforms lead there: a concat below the root that replicates its input
+            into unlike operations.
+    """
+    return list(_growth(tree, ()))
+
+
+def _growth(node: Node, path: Path) -> Iterator[Transform]:
+    branched = [Branch(path, node.merge, len(node.edges))] if node.merge else []
+    names = [edge.op for edge in node.edges]
+    if path and node.merge == "concat" and node.allocation == "replicate":
+        if len(set(names)) > 1 or ops.get(names[0]).splits:
+            raise ValueError(
+                f"no transforms lead to a concat that replicates its input into {names} at {path}"
+            )
+        yield Replace((*path, 0), names[0])
+        yield from branched
+    else:
+        yield from branched
+        for index, name in enumerate(names):
+            if path and name != "identity":
+                yield Replace((*path, index), name)
+    for index, edge in enumerate(node.edges):
+        if not edge.child.is_leaf:
+            yield Insert((*path, index))
+            yield from _growth(edge.child, (*path, index))
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a growth measurably did.
+
+    Attributes:
+        max_abs: largest absolute change of the output.
+        relative: `max_abs` over the largest absolute output before.
+        exact: whether the transforms promise no change on any input, by law.
+        parameters: before and after.
+    """
+
+    max_abs: float
+    relative: float
+    exact: bool
+    parameters: tuple[int, int]
+
+    def __str__(self) -> str:
+        law = "exact" if self.exact else "approximate"
+        before, after = self.parameters
+        return (
+            f"{law} by law; output changed by {self.max_abs:.3g} ({self.relative:.3g} relative); "
+            f"parameters {before:,} -> {after:,}"
+        )
+
+
+def is_exact(transforms: Sequence[Transform], birth: Birth) -> bool:
+    """Tells whether the transforms leave the output unchanged on every input, by law."""
+    if birth.noise and any(isinstance(t, Branch) and t.merge == "add" for t in transforms):
+        return False
+    if birth.mode == "gated":
+        return True
+    return all(ops.get(t.op).exact for t in transforms if isinstance(t, Replace))
+
+
+@torch.no_grad()
+def receipt(
+    before: nn.Module,
+    after: nn.Module,
+    inputs: Tensor,
+    transforms: Sequence[Transform],
+    birth: Birth = EXACT,
+) -> Receipt:
+    """Measures what growing did to the output on some inputs, in the modules' present mode."""
+    old, new = before(inputs), after(inputs)
+    change = float((new - old).abs().max())
+    scale = float(old.abs().max())
+    return Receipt(
+        max_abs=change,
+        relative=change / scale if scale else change,
+        exact=is_exact(transforms, birth),
+        parameters=(
+            sum(p.numel() for p in before.parameters()),
+            sum(p.numel() for p in after.parameters()),
+        ),
+    )

@@ -1,0 +1,258 @@
+"""YAML text as plain values with their places; hostile or ambiguous text is refused.
+
+The text is read event by event, before anything is built: aliases, anchors, tags, deep nesting,
+endless text and keys given twice never become values. Plain scalars follow the core schema of
+YAML 1.2, so ``1e-3`` is a number and ``no``, ``on``, ``1:30`` and dates are strings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+KeyPath: TypeAlias = "tuple[str | int, ...]"
+"""The keys and list positions that lead from the root of a document to a value."""
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 20
+MAX_EVENTS = 10_000
+MAX_DIGITS = 100
+
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_WORDS: dict[str, None | bool | float] = {"": None, "~": None}
+for _word, _value in (("null", None), ("true", True), ("false", False)):
+    _WORDS |= dict.fromkeys((_word, _word.capitalize(), _word.upper()), _value)
+for _word in (".inf", ".Inf", ".INF"):
+    _WORDS |= {_word: float("inf"), f"+{_word}": float("inf"), f"-{_word}": float("-inf")}
+_WORDS |= dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan"))
+
+
+class YamlError(ValueError):
+    """Text that cannot be read; ``line`` counts from 1, None where no line is to blame."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass
+class Document:
+    """A value read from YAML, and where its parts stand.
+
+    Attributes:
+        value: dicts with string keys, lists, str, int, float, bool and None.
+        lines: the line, from 1, of every key and list item by its path; the root's path is ().
+        faults: what is wrong although the text can be read: (path, line, message).
+    """
+
+    value: Any = None
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    faults: list[tuple[KeyPath, int, str]] = field(default_factory=list)
+
+
+def read(path: Path) -> Document:
+    """Reads a YAML file.
+
+    Raises:
+        YamlError: the file is missing, unreadable or larger than 256 KiB, or its text is refused.
+    """
+    try:
+        if not path.exists():
+            raise YamlError(f"no such file; {_files_near(path)}")
+        # A pipe or a device may never end, or never begin.
+        if not path.is_file():
+            raise YamlError("not a regular file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise YamlError(f"cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_BYTES:
+        raise YamlError(f"larger than {MAX_BYTES // 1024} KiB")
+    try:
+        return parse(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise YamlError("not UTF-8 text", line) from error
+
+
+def parse(text: str) -> Document:
+    """Reads a single YAML document.
+
+    Raises:
+        YamlError: the text is not YAML, holds no document or several, or uses what is refused
+            (aliases, anchors, tags, more than 20 levels, 10,000 parts or 100 digits a number).
+    """
+    document = Document()
+    try:
+        _Builder(yaml.parse(text, Loader=yaml.SafeLoader), document).build()
+    except YamlError:
+        raise
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlError(f"the character U+{ord(error.character):04X} is not allowed", line) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        words = ", ".join(word for word in (error.context, error.problem) if word)
+        raise YamlError(f"not valid YAML: {words}", mark.line + 1 if mark else None) from error
+    # PyYAML lets these through for escapes and version numbers beyond all bounds.
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise YamlError(f"not valid YAML: {error}") from error
+    return document
+
+
+class _Builder:
+    """Builds a document from the events of PyYAML's parser."""
+
+    def __init__(self, events: Iterator[yaml.Event], document: Document) -> None:
+        self.events, self.document, self.count = events, document, 0
+
+    def build(self) -> None:
+        self.next()
+        if isinstance(self.next(), yaml.StreamEndEvent):
+            raise YamlError("nothing but blanks and comments, expected a value", 1)
+        self.document.value = self.value(self.next(), ())
+        self.next()
+        if not isinstance(event := self.next(), yaml.StreamEndEvent):
+            raise YamlError("a second document begins, expected a single one", line_of(event))
+
+    def next(self) -> yaml.Event:
+        event = next(self.events)
+        self.count += 1
+        if self.count > MAX_EVENTS:
+            raise YamlError(f"more than {MAX_EVENTS} parts", line_of(event))
+        if isinstance(event, yaml.AliasEvent):
+            raise YamlError(f"aliases (*{event.anchor}) are not allowed", line_of(event))
+        if getattr(event, "anchor", None) is not None:
+            raise YamlError(f"anchors (&{event.anchor}) are not allowed", line_of(event))
+        if getattr(event, "tag", None) is not None:
+            raise YamlError(f"tags ({shorten(event.tag)}) are not allowed", line_of(event))
+        return event
+
+    def value(self, event: yaml.Event, path: KeyPath) -> Any:
+        self.document.lines.setdefault(path, line_of(event))
+        if isinstance(event, yaml.ScalarEvent):
+            return scalar(event)
+        if len(path) >= MAX_DEPTH:
+            raise YamlError(f"nested deeper than {MAX_DEPTH} levels", line_of(event))
+        if isinstance(event, yaml.MappingStartEvent):
+            return self.mapping(path)
+        items: list[Any] = []
+        while not isinstance(event := self.next(), yaml.SequenceEndEvent):
+            items.append(self.value(event, (*path, len(items))))
+        return items
+
+    def mapping(self, path: KeyPath) -> dict[str, Any]:
+        items: dict[str, Any] = {}
+        while not isinstance(event := self.next(), yaml.MappingEndEvent):
+            line = line_of(event)
+            if not isinstance(event, yaml.ScalarEvent):
+                raise YamlError("a key must be a string, got a list or a mapping", line)
+            key, place = scalar(event), (*path, event.value)
+            if not isinstance(key, str):
+                self.document.faults.append((place, line, "a key must be a string: quote it"))
+            elif key in items:
+                first = self.document.lines[place]
+                message = f"given twice, on lines {first} and {line}"
+                self.document.faults.append((place, line, message))
+            self.document.lines[place] = line
+            value = self.value(self.next(), place)
+            if isinstance(key, str):
+                items[key] = value
+        return items
+
+
+def line_of(event: yaml.Event) -> int:
+    """The line, from 1, on which an event begins."""
+    return int(event.start_mark.line) + 1
+
+
+def scalar(event: yaml.ScalarEvent) -> str | int | float | bool | None:
+    """The value of a scalar: quoted and block scalars are strings, plain ones are resolved."""
+    try:
+        event.value.encode()
+    except UnicodeEncodeError as error:
+        raise YamlError("half a surrogate pair is not a character", line_of(event)) from error
+    if not event.implicit[0]:
+        return str(event.value)
+    try:
+        return resolve(event.value)
+    except YamlError as error:
+        raise YamlError(str(error), line_of(event)) from error
+
+
+def resolve(text: str) -> str | int | float | bool | None:
+    """The value of a plain scalar by the core schema of YAML 1.2.
+
+    Raises:
+        YamlError: a number with more than 100 digits.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    integer = _INT.fullmatch(text)
+    if not integer and not _FLOAT.fullmatch(text):
+        return text
+    if len(text) > MAX_DIGITS:
+        raise YamlError(f"a number with more than {MAX_DIGITS} digits: {shorten(text)}")
+    if not integer:
+        return float(text)
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes no aliases, and quotes every string that `resolve` would not read as itself."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def text(self, data: str) -> yaml.ScalarNode:
+        plain = len(data) <= MAX_DIGITS and isinstance(resolve(data), str)
+        return self.represent_scalar("tag:yaml.org,2002:str", data, None if plain else '"')
+
+
+_Dumper.add_representer(str, _Dumper.text)
+
+
+def dump(value: Any) -> str:
+    """YAML text that `parse` reads as an equal value; keys keep their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=10**6)
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as people write it: ``base.network.widths[1]``."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if re.fullmatch(r"[\w-]{1,60}", part) else shorten(repr(part))
+            text += f".{name}" if text else name
+    return text
+
+
+def shorten(text: str) -> str:
+    """The text, or its beginning where it is long."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def hint(word: object, known: Iterable[str], label: str) -> str:
+    """Names the known word nearest to the given one; where none is near, all known words."""
+    words = list(known)
+    near = difflib.get_close_matches(str(word)[:100], words, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{label}: {', '.join(words)}"
+
+
+def _files_near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder {shorten(str(path.parent))!r} either"
+    names = sorted(file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml"))
+    near = difflib.get_close_matches(path.name, names) or names[:5]
+    if not near:
+        return "its folder holds no YAML file"
+    return f"nearest: {', '.join(str(path.with_name(name)) for name in near)}"
