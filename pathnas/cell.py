@@ -8,7 +8,6 @@ branches follows from the tree and the cell's spec alone (:func:`edge_ranges`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -413,12 +414,14 @@ def base_reads(conv: Conv, outputs: Range) -> Range | None:
     return Range(outputs.start // ratio[1] * ratio[0], outputs.stop // ratio[1] * ratio[0])
 
 
+@cache
 def base_macs(spec: CellSpec, outputs: Range) -> int:
     """Returns the multiply-adds of the base convolution for one output position."""
     conv = spec.conv.outputs(outputs)
     return conv.kernel**2 * conv.channels_in // conv.groups * conv.channels_out
 
 
+@cache
 def base_parameters(spec: CellSpec, outputs: Range) -> int:
     """Returns the number of weights of the base edge, norm and bias included."""
     conv = spec.conv.outputs(outputs)

@@ -49,7 +49,7 @@ class Node:
         if len(self.edges) < 2:
             if kind != (None, None):
                 raise ValueError(
-                    f"a node with {len(self.edges)} edges has no merge and no allocation, got {kind}"
+                    f"a node with {len(self.edges)} edges has no merge or allocation, got {kind}"
                 )
         elif self.merge not in get_args(Merge) or self.allocation not in get_args(Allocation):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""YAML text as plain values with their places; hostile or ambiguous text is refused.
+"""YAML as plain values with their places, and overrides; hostile or ambiguous text is refused.
 
 The text is read event by event, before anything is built: aliases, anchors, tags, deep nesting,
 endless text and keys given twice never become values. Plain scalars follow the core schema of
@@ -16,8 +16,11 @@ from typing import Any, TypeAlias
 
 import yaml
 
-KeyPath: TypeAlias = "tuple[str | int, ...]"
+KeyPath: TypeAlias = tuple[str | int, ...]
 """The keys and list positions that lead from the root of a document to a value."""
+
+Place: TypeAlias = int | str
+"""A line of the text, from 1, or the name of an override."""
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
@@ -26,7 +29,7 @@ MAX_DIGITS = 100
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_WORDS: dict[str, None | bool | float] = {"": None, "~": None}
+_WORDS: dict[str, bool | float | None] = {"": None, "~": None}
 for _word, _value in (("null", None), ("true", True), ("false", False)):
     _WORDS |= dict.fromkeys((_word, _word.capitalize(), _word.upper()), _value)
 for _word in (".inf", ".Inf", ".INF"):
@@ -48,13 +51,56 @@ class Document:
 
     Attributes:
         value: dicts with string keys, lists, str, int, float, bool and None.
-        lines: the line, from 1, of every key and list item by its path; the root's path is ().
-        faults: what is wrong although the text can be read: (path, line, message).
+        places: where every key and list item stands, by its path; the root's path is ().
+        faults: what is wrong although the text can be read: (place, message).
     """
 
     value: Any = None
-    lines: dict[KeyPath, int] = field(default_factory=dict)
-    faults: list[tuple[KeyPath, int, str]] = field(default_factory=list)
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    faults: list[tuple[Place, str]] = field(default_factory=list)
+
+    def place(self, path: KeyPath) -> Place:
+        """Where the value of a path stands, or else what should hold it."""
+        while path not in self.places:
+            path = path[:-1]
+        return self.places[path]
+
+    def override(self, text: str) -> None:
+        """Sets the value of a dotted key from ``a.b.c=value``; what cannot be set is a fault.
+
+        The value follows the rules of the file. Mappings on the way are made where none is.
+        """
+        name = f"override {shorten(repr(text))}"
+        key, equals, source = text.partition("=")
+        keys = key.strip().split(".")
+        if not equals or not all(re.fullmatch(r"\S+", part) for part in keys):
+            self.faults.append((name, "expected key=value with dotted keys, as search.trials=20"))
+            return
+        if not source.strip():
+            self.faults.append((name, "no value after '='; write null or '' if that is meant"))
+            return
+        try:
+            value = parse(source)
+        except YamlError as error:
+            self.faults.append((name, str(error)))
+            return
+        self.faults += [(name, message) for _, message in value.faults]
+        self._set(tuple(keys), value.value, name)
+
+    def _set(self, path: tuple[str, ...], value: Any, name: str) -> None:
+        node = self.value
+        for depth, key in enumerate(path[:-1], 1):
+            if node.get(key) is None:
+                node[key] = {}
+                self.places[path[:depth]] = name
+            node = node[key]
+            if not isinstance(node, dict):
+                message = f"{dotted(path[:depth])}: is {shown(node)}, without keys of its own"
+                self.faults.append((name, message))
+                return
+        node[path[-1]] = value
+        self.places = {old: at for old, at in self.places.items() if old[: len(path)] != path}
+        self.places[path] = name
 
 
 def read(path: Path) -> Document:
@@ -96,7 +142,8 @@ def parse(text: str) -> Document:
         raise
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise YamlError(f"the character U+{ord(error.character):04X} is not allowed", line) from error
+        character = f"U+{ord(error.character):04X}"
+        raise YamlError(f"the character {character} is not allowed", line) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = ", ".join(word for word in (error.context, error.problem) if word)
@@ -127,16 +174,20 @@ class _Builder:
         self.count += 1
         if self.count > MAX_EVENTS:
             raise YamlError(f"more than {MAX_EVENTS} parts", line_of(event))
-        if isinstance(event, yaml.AliasEvent):
-            raise YamlError(f"aliases (*{event.anchor}) are not allowed", line_of(event))
-        if getattr(event, "anchor", None) is not None:
-            raise YamlError(f"anchors (&{event.anchor}) are not allowed", line_of(event))
-        if getattr(event, "tag", None) is not None:
-            raise YamlError(f"tags ({shorten(event.tag)}) are not allowed", line_of(event))
+        refused = ""
+        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
+            kind, sign = (
+                ("aliases", "*") if isinstance(event, yaml.AliasEvent) else ("anchors", "&")
+            )
+            refused = f"{kind} ({sign}{shorten(event.anchor)})"
+        elif isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag:
+            refused = f"tags ({shorten(event.tag)})"
+        if refused:
+            raise YamlError(f"{refused} are not allowed", line_of(event))
         return event
 
     def value(self, event: yaml.Event, path: KeyPath) -> Any:
-        self.document.lines.setdefault(path, line_of(event))
+        self.document.places.setdefault(path, line_of(event))
         if isinstance(event, yaml.ScalarEvent):
             return scalar(event)
         if len(path) >= MAX_DEPTH:
@@ -156,12 +207,13 @@ class _Builder:
                 raise YamlError("a key must be a string, got a list or a mapping", line)
             key, place = scalar(event), (*path, event.value)
             if not isinstance(key, str):
-                self.document.faults.append((place, line, "a key must be a string: quote it"))
+                message = f"{dotted(place)}: a key must be a string, got {shown(key)}; quote it"
+                self.document.faults.append((line, message))
             elif key in items:
-                first = self.document.lines[place]
-                message = f"given twice, on lines {first} and {line}"
-                self.document.faults.append((place, line, message))
-            self.document.lines[place] = line
+                first = self.document.places[place]
+                message = f"{dotted(place)}: given twice, on lines {first} and {line}"
+                self.document.faults.append((line, message))
+            self.document.places[place] = line
             value = self.value(self.next(), place)
             if isinstance(key, str):
                 items[key] = value
@@ -170,7 +222,7 @@ class _Builder:
 
 def line_of(event: yaml.Event) -> int:
     """The line, from 1, on which an event begins."""
-    return int(event.start_mark.line) + 1
+    return event.start_mark.line + 1 if event.start_mark else 1
 
 
 def scalar(event: yaml.ScalarEvent) -> str | int | float | bool | None:
@@ -234,6 +286,19 @@ def dotted(path: KeyPath) -> str:
             name = part if re.fullmatch(r"[\w-]{1,60}", part) else shorten(repr(part))
             text += f".{name}" if text else name
     return text
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"{shorten(repr(value))} (a string)"
+    if isinstance(value, (int, float)):
+        return shorten(repr(value))
+    return "a mapping" if isinstance(value, dict) else "a list"
 
 
 def shorten(text: str) -> str:

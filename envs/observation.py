@@ -1,0 +1,102 @@
+"""What an agent sees of a state: arrays of integers, padded to the largest tree.
+
+Row 0 stands for the root node. Every other row stands for an edge and the node at its end, parents
+before children, first branch first. A tree of limits with at most `E` edges has `N = 1 + E` rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from pathnas import decisions
+from pathnas import tree as trees
+from pathnas.decisions import Limits, State
+from pathnas.tree import BASE_OP, Node
+
+Observation = dict[str, Any]
+
+PADDING, LEAF, SINGLE, ADD, CONCAT_SPLIT, CONCAT_REPLICATE = range(6)
+"""Values of the array ``node``: what becomes of the branches below a row."""
+
+NO_OP, BASE = range(2)
+"""Values of the array ``op`` below 2: padding and the root have none; then the searched ops."""
+
+QUESTIONS = (*decisions.KINDS, "done")
+"""Values of ``question``."""
+
+_NODE_TYPES = {
+    ("add", "replicate"): ADD,
+    ("concat", "split"): CONCAT_SPLIT,
+    ("concat", "replicate"): CONCAT_REPLICATE,
+}
+
+
+def space(limits: Limits) -> gymnasium.spaces.Dict:
+    """Returns the space of observations under some limits."""
+    rows = 1 + limits.max_edges
+    branches = max(n for _, n in decisions.MERGES)
+    return gymnasium.spaces.Dict(
+        {
+            "op": gymnasium.spaces.MultiDiscrete([BASE + 1 + len(limits.ops)] * rows),
+            "node": gymnasium.spaces.MultiDiscrete([CONCAT_REPLICATE + 1] * rows),
+            "parent": gymnasium.spaces.MultiDiscrete([rows] * rows),
+            "position": gymnasium.spaces.MultiDiscrete([branches] * rows),
+            "question": gymnasium.spaces.Discrete(len(QUESTIONS)),
+            "focus": gymnasium.spaces.Discrete(rows),
+            "action_mask": gymnasium.spaces.MultiBinary(len(limits.actions)),
+        }
+    )
+
+
+def encode(state: State, limits: Limits) -> Observation:
+    """Returns the observation of a state.
+
+    Returns:
+        op: `[N]` the operation of the row's edge; 0 for the root and for padding.
+        node: `[N]` the type of the row's node.
+        parent: `[N]` the row of the node from which the row's edge comes; 0 for the root.
+        position: `[N]` the edge's index among its parent's branches.
+        question: what is asked.
+        focus: the row of the node (merge) or edge (insert, op) that the question is about.
+        action_mask: `[A]` int8, 1 where an action is allowed. When the episode is done no action
+            is left to choose, and the mask is all ones so that no distribution over it is empty.
+    """
+    rows = 1 + limits.max_edges
+    codes = {name: BASE + 1 + index for index, name in enumerate(limits.ops)} | {BASE_OP: BASE}
+    arrays = np.zeros((4, rows), dtype=np.int64)
+    op, node, parent, position = arrays
+    row_of: dict[trees.Path, int] = {(): 0}
+    node[0] = _node_type(state.tree)
+    for row, (path, edge) in enumerate(trees.walk(state.tree), start=1):
+        row_of[path] = row
+        op[row] = codes[edge.op]
+        node[row] = _node_type(edge.child)
+        parent[row] = row_of[path[:-1]]
+        position[row] = path[-1]
+    kind, focus = state.agenda[0] if state.agenda else ("done", ())
+    return {
+        "op": op,
+        "node": node,
+        "parent": parent,
+        "position": position,
+        "question": np.int64(QUESTIONS.index(kind)),
+        "focus": np.int64(row_of[focus]),
+        "action_mask": action_mask(state, limits),
+    }
+
+
+def action_mask(state: State, limits: Limits) -> NDArray[np.int8]:
+    """Returns the mask of :func:`encode` alone, `[A]` int8."""
+    if state.done:
+        return np.ones(len(limits.actions), dtype=np.int8)
+    return np.array(decisions.mask(state, limits), dtype=np.int8)
+
+
+def _node_type(node: Node) -> int:
+    if node.merge is None:
+        return SINGLE if node.edges else LEAF
+    return _NODE_TYPES[node.merge, node.allocation]  # type: ignore[index]

@@ -1,0 +1,239 @@
+"""The decision process: how a tree grows by one decision after another (paper, section 3.3).
+
+A pure value. A :class:`State` holds the tree so far and the questions that wait; answering the
+first one gives the next state. The search drives it directly, ``PathLevelEnv`` wraps it.
+
+- *merge*, at a node with one leaf edge: keep it, or branch it (add 2, add 3, concat 2). Then each
+  new branch that is an undecided identity is asked for its op, and each branch above the depth
+  limit whether to insert.
+- *op*, at an undecided identity: one of the searched operations.
+- *insert*, at a leaf edge: stop, or insert a node, which is asked for its merge.
+
+First branch first, depth first. The copies of the base convolution keep their op, and the last
+branch of the root must insert if no other did: a candidate is never the base tree branched alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from pathnas import cell, ops
+from pathnas import tree as trees
+from pathnas.ops import CellSpec, Conv
+from pathnas.transforms import Branch, Insert, Replace, Transform
+from pathnas.tree import BASE_TREE, Merge, Node, Path
+
+Kind = Literal["merge", "insert", "op"]
+KINDS: tuple[Kind, ...] = ("merge", "insert", "op")
+
+MERGES: tuple[tuple[Merge, int], ...] = (("add", 2), ("add", 3), ("concat", 2))
+"""What a merge decision offers besides keeping the single branch."""
+
+SEARCHED_OPS = (
+    "sep_conv3x3",
+    "sep_conv5x5",
+    "sep_conv7x7",
+    "conv1x1",
+    "identity",
+    "max_pool3x3",
+    "avg_pool3x3",
+)
+
+
+class Actions:
+    """The flat table of actions, the same for every question.
+
+    ``keep``, the entries of :data:`MERGES`, ``stop``, ``insert``, then the operations.
+    """
+
+    def __init__(self, searched: tuple[str, ...] = SEARCHED_OPS) -> None:
+        self.ops = searched
+        merges = tuple(f"{merge}{n}" for merge, n in MERGES)
+        self.names: tuple[str, ...] = ("keep", *merges, "stop", "insert", *searched)
+        first_op = len(merges) + 3
+        self.of: dict[Kind, range] = {
+            "merge": range(0, first_op - 2),
+            "insert": range(first_op - 2, first_op),
+            "op": range(first_op, len(self.names)),
+        }
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def transform(self, action: int, path: Path) -> Transform | None:
+        """Returns what an action does at a path; None: it leaves the tree as it is."""
+        if 0 < action < self.of["merge"].stop:
+            return Branch(path, *MERGES[action - 1])
+        if self.names[action] == "insert":
+            return Insert(path)
+        if action in self.of["op"] and self.names[action] != "identity":
+            return Replace(path, self.names[action])
+        return None
+
+
+class Site(NamedTuple):
+    """A cell's place in a network: its spec and the positions (height x width) of its output."""
+
+    spec: CellSpec
+    positions: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a candidate may be.
+
+    Attributes:
+        depth: the most edges on a path.
+        ops: the operations that are searched; ``identity`` must be among them.
+        sites: the cells that will all hold the tree.
+        macs: the most multiply-adds that all cells together may cost for one image; None: any.
+
+    Raises:
+        ValueError: if the ops lack ``identity`` or are unknown, or the base tree exceeds `macs`.
+    """
+
+    depth: int = 3
+    ops: tuple[str, ...] = SEARCHED_OPS
+    sites: tuple[Site, ...] = (Site(CellSpec(Conv(16, 16)), 64),)
+    macs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.ops:
+            ops.get(name)
+        if "identity" not in self.ops or len(set(self.ops)) < len(self.ops):
+            raise ValueError(f"ops must be distinct and hold 'identity', got {self.ops}")
+        if self.depth < 1 or not self.sites:
+            raise ValueError(f"expected depth >= 1 and sites, got {self.depth=}, {self.sites=}")
+        if not self.allows(BASE_TREE):
+            raise ValueError(
+                f"macs must be at least the base tree's {self.cost(BASE_TREE):,}, got {self.macs}"
+            )
+
+    @cached_property
+    def actions(self) -> Actions:
+        """The flat table of actions."""
+        return Actions(self.ops)
+
+    @cached_property
+    def positions(self) -> dict[CellSpec, int]:
+        """Output positions of all cells of equal spec together."""
+        found: dict[CellSpec, int] = {}
+        for spec, positions in self.sites:
+            found[spec] = found.get(spec, 0) + positions
+        return found
+
+    @property
+    def max_edges(self) -> int:
+        """Edges of the largest tree."""
+        widest = max(n for _, n in MERGES)
+        return sum(widest**level for level in range(1, self.depth + 1))
+
+    def cost(self, tree: Node) -> int:
+        """Returns the multiply-adds of the tree in all cells, for one image.
+
+        Raises:
+            ValueError: if a cell cannot hold the tree.
+        """
+        return sum(cell.cost(tree, spec).macs * p for spec, p in self.positions.items())
+
+    def allows(self, tree: Node) -> bool:
+        """Tells whether every cell can hold the tree, within the multiply-adds."""
+        if not all(cell.fits(tree, spec) for spec in self.positions):
+            return False
+        return self.macs is None or self.cost(tree) <= self.macs
+
+
+class Question(NamedTuple):
+    """What is asked, and where: the path of a node (merge) or of an edge (insert, op)."""
+
+    kind: Kind
+    path: Path
+
+
+@dataclass(frozen=True)
+class State:
+    """The tree so far, and the questions that wait, the next one first."""
+
+    tree: Node = BASE_TREE
+    agenda: tuple[Question, ...] = (Question("merge", ()),)
+
+    @property
+    def done(self) -> bool:
+        """Whether no question is left."""
+        return not self.agenda
+
+
+def mask(state: State, limits: Limits) -> tuple[bool, ...]:
+    """Returns for each action whether it may be taken; all False when the episode is done.
+
+    While a question waits, at least one action may be taken: an action is offered only if the
+    limits hold with everything undecided left as an identity.
+    """
+    legal = [False] * len(limits.actions)
+    if state.done:
+        return tuple(legal)
+    question = state.agenda[0]
+    for action in limits.actions.of[question.kind]:
+        legal[action] = _legal(state, action, limits)
+    return tuple(legal)
+
+
+def _legal(state: State, action: int, limits: Limits) -> bool:
+    path = state.agenda[0].path
+    if limits.actions.names[action] == "stop":
+        return not _must_insert(state.tree, path)
+    transform = limits.actions.transform(action, path)
+    if transform is None or isinstance(transform, Insert):
+        return True
+    grown = transform(state.tree)
+    if isinstance(transform, Replace) and ops.get(transform.op).grouped:
+        return limits.allows(grown) and _same_borders(state.tree, grown, path[:-1], limits)
+    return limits.allows(grown)
+
+
+def _must_insert(tree: Node, path: Path) -> bool:
+    return path == (len(tree.edges) - 1,) and trees.depth(tree) == 1
+
+
+def _same_borders(tree: Node, grown: Node, parent: Path, limits: Limits) -> bool:
+    # A grouped op splits on the borders of groups; its siblings may already be split elsewhere.
+    for spec in limits.positions:
+        widths = cell.node_widths(tree, parent, spec)
+        before = cell.edge_ranges(trees.node_at(tree, parent), *widths, spec)
+        if before != cell.edge_ranges(trees.node_at(grown, parent), *widths, spec):
+            return False
+    return True
+
+
+def step(state: State, action: int, limits: Limits) -> State:
+    """Answers the first question.
+
+    Raises:
+        ValueError: if the episode is done, or the action does not answer the question or exceeds
+            the limits.
+    """
+    if state.done:
+        raise ValueError("expected an episode that is not done, got another action")
+    question, *rest = state.agenda
+    if action not in limits.actions.of[question.kind] or not _legal(state, action, limits):
+        raise ValueError(f"the mask forbids action {action} at {question} of {state.tree}")
+    transform = limits.actions.transform(action, question.path)
+    tree = state.tree if transform is None else transform(state.tree)
+    return State(tree, (*_follow_up(tree, question, transform, limits), *rest))
+
+
+def _follow_up(
+    tree: Node, question: Question, transform: Transform | None, limits: Limits
+) -> list[Question]:
+    path = question.path
+    if question.kind == "op" or (question.kind == "insert" and transform is None):
+        return []
+    if question.kind == "insert":
+        return [Question("merge", path)]
+    branches = [(*path, index) for index in range(len(trees.node_at(tree, path).edges))]
+    asked = [Question("op", branch) for branch in branches] if path else []
+    if len(path) + 1 < limits.depth:
+        asked += [Question("insert", branch) for branch in branches]
+    return asked

@@ -1,0 +1,109 @@
+"""Candidates, the outcomes of their trials, and the reward that an outcome earns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pathnas import transforms
+from pathnas import tree as trees
+from pathnas.tree import Node
+
+Status = Literal["ok", "failed", "out_of_memory", "diverged", "timed_out", "crashed"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tree that is proposed for evaluation, in canonical form."""
+
+    tree: Node
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tree", trees.canonical(self.tree))
+
+    @property
+    def key(self) -> str:
+        """The line that names the architecture; equal for equal candidates."""
+        return str(self.tree)
+
+    @property
+    def transforms(self) -> list[transforms.Transform]:
+        """What leads from the base tree to this one."""
+        return transforms.growth(self.tree)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the evaluation of a candidate brought.
+
+    Attributes:
+        status: ``"ok"``, or the way in which the trial failed.
+        accuracy: share of the validation images classified right, in [0, 1]; None if it failed.
+        macs: multiply-adds of the whole network for one image; None if unknown.
+        parameters: of the whole network; None if unknown.
+        seconds: of the trial, in its worker.
+        images: training images seen, repeats counted.
+        seed: of the trial.
+        error: why it failed, one line.
+        curve: validation accuracy after each epoch.
+    """
+
+    status: Status
+    accuracy: float | None = None
+    macs: int | None = None
+    parameters: int | None = None
+    seconds: float = 0.0
+    images: int = 0
+    seed: int | None = None
+    error: str | None = None
+    curve: tuple[float, ...] = ()
+
+
+Evaluator = Callable[[Candidate], Outcome]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Shapes an outcome into what the controller maximizes (paper, section 4.2).
+
+    Attributes:
+        shape: ``"tan"``: tan(accuracy pi / 2), the paper's; ``"accuracy"``: as it is.
+        ceiling: accuracy is clipped here, since tan explodes at 1; use :meth:`ceiling_for`.
+        cost_weight: `w` <= 0 in accuracy x (macs / target)^w; 0 ignores cost.
+        cost_target: multiply-adds of a network that is neither punished nor rewarded.
+        failure: the reward of a trial that failed.
+    """
+
+    shape: Literal["tan", "accuracy"] = "tan"
+    ceiling: float = 1 - 1e-4
+    cost_weight: float = 0.0
+    cost_target: float | None = None
+    failure: float = 0.0
+
+    @staticmethod
+    def ceiling_for(validation_images: int) -> float:
+        """Returns the accuracy half an image below a perfect one."""
+        return 1 - 1 / (2 * validation_images)
+
+    def __call__(self, outcome: Outcome) -> float:
+        """Returns a finite reward.
+
+        Raises:
+            ValueError: if cost counts and the outcome does not tell its multiply-adds.
+        """
+        if outcome.status != "ok" or outcome.accuracy is None:
+            return self.failure
+        value = outcome.accuracy
+        if self.cost_weight:
+            if not outcome.macs or not self.cost_target:
+                raise ValueError(
+                    f"a cost term needs multiply-adds and a target, got {outcome.macs=}, "
+                    f"{self.cost_target=}"
+                )
+            value *= (outcome.macs / self.cost_target) ** self.cost_weight
+        if not math.isfinite(value):
+            return self.failure
+        value = min(max(value, 0.0), self.ceiling)
+        return math.tan(value * math.pi / 2) if self.shape == "tan" else value
