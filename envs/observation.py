@@ -65,18 +65,12 @@ def encode(state: State, limits: Limits) -> Observation:
         action_mask: `[A]` int8, 1 where an action is allowed. When the episode is done no action
             is left to choose, and the mask is all ones so that no distribution over it is empty.
     """
-    rows = 1 + limits.max_edges
     codes = {name: BASE + 1 + index for index, name in enumerate(limits.ops)} | {BASE_OP: BASE}
-    arrays = np.zeros((4, rows), dtype=np.int64)
+    rows = [(NO_OP, _node_type(state.tree), 0, 0)]
+    _append_rows(rows, state.tree, 0, codes)
+    arrays = np.zeros((4, 1 + limits.max_edges), dtype=np.int64)
+    arrays[:, : len(rows)] = np.array(rows, dtype=np.int64).T
     op, node, parent, position = arrays
-    row_of: dict[trees.Path, int] = {(): 0}
-    node[0] = _node_type(state.tree)
-    for row, (path, edge) in enumerate(trees.walk(state.tree), start=1):
-        row_of[path] = row
-        op[row] = codes[edge.op]
-        node[row] = _node_type(edge.child)
-        parent[row] = row_of[path[:-1]]
-        position[row] = path[-1]
     kind, focus = state.agenda[0] if state.agenda else ("done", ())
     return {
         "op": op,
@@ -84,9 +78,30 @@ def encode(state: State, limits: Limits) -> Observation:
         "parent": parent,
         "position": position,
         "question": np.int64(QUESTIONS.index(kind)),
-        "focus": np.int64(row_of[focus]),
+        "focus": np.int64(_row_at(state.tree, focus)),
         "action_mask": action_mask(state, limits),
     }
+
+
+def _append_rows(
+    rows: list[tuple[int, int, int, int]], node: Node, parent: int, codes: dict[str, int]
+) -> None:
+    for position, edge in enumerate(node.edges):
+        rows.append((codes[edge.op], _node_type(edge.child), parent, position))
+        if edge.child.edges:
+            _append_rows(rows, edge.child, len(rows) - 1, codes)
+
+
+def _row_at(tree: Node, path: trees.Path) -> int:
+    row, node = 0, tree
+    for index in path:
+        row += 1 + sum(1 + _edges_below(edge.child) for edge in node.edges[:index])
+        node = node.edges[index].child
+    return row
+
+
+def _edges_below(node: Node) -> int:
+    return sum(1 + _edges_below(edge.child) for edge in node.edges)
 
 
 def action_mask(state: State, limits: Limits) -> NDArray[np.int8]:

@@ -88,6 +88,16 @@ def node_widths(tree: Node, path: Path, spec: CellSpec) -> tuple[int, int]:
     return width
 
 
+def same_borders(tree: Node, grown: Node, path: Path, spec: CellSpec) -> bool:
+    """Tells whether the branches of the node at a path have the same channels in both trees.
+
+    A grouped operation splits between its groups; its siblings may have been split elsewhere.
+    """
+    widths = node_widths(tree, path, spec)
+    before, after = (edge_ranges(trees.node_at(t, path), *widths, spec) for t in (tree, grown))
+    return before == after
+
+
 class Cost(NamedTuple):
     """Parameters, and multiply-adds for one output position."""
 
@@ -313,3 +323,29 @@ def _check_base(tree: Node) -> None:
 def cells(module: nn.Module) -> dict[str, Cell]:
     """Returns every cell of a network by its module name, in order."""
     return {name: found for name, found in module.named_modules() if isinstance(found, Cell)}
+
+
+def moments(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the measured moments of a network's edges by name, `[C]` each, for a file."""
+    found = {}
+    for name, edge in module.named_modules():
+        if isinstance(edge, CellEdge) and edge.moments is not None:
+            found[f"{name}.mean"], found[f"{name}.var"] = edge.moments
+    return found
+
+
+def set_moments(module: nn.Module, found: dict[str, Tensor]) -> None:
+    """Gives the edges of a network the moments that :func:`moments` returned."""
+    for name, edge in module.named_modules():
+        if isinstance(edge, CellEdge) and f"{name}.mean" in found:
+            edge.moments = Moments(found[f"{name}.mean"], found[f"{name}.var"])
+
+
+def set_gates(module: nn.Module, a: float) -> None:
+    """Sets every gate of a network; at 0 the gates are removed and their functions stay."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ops.Gate):
+                child.a = a
+                if a == 0:
+                    setattr(parent, name, child.inner)

@@ -6,6 +6,7 @@ asked and a list where a tuple is asked; every key is known, every number has a 
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +50,10 @@ def _plain(value: Any) -> Any:
     """One fault for a value that is none of the types of an option, where a union gives four."""
     if not isinstance(value, (str, int, float)):
         raise ValueError(f"expected a string, a number or true or false, got {shown(value)}")
-    if value != value or value in (float("inf"), float("-inf")):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"must be a finite number, got {shown(value)}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"must fit into 64 bits, got {shown(value)}")
     return value
 
 
@@ -170,9 +173,11 @@ class _Stages(_Model):
     @field_validator("groups")
     @classmethod
     def _divide(cls, groups: int, info: ValidationInfo) -> int:
-        uneven = [width for width in info.data.get("widths", ()) if width % groups]
+        # The stem's channels enter the first grouped convolution.
+        widths = (*info.data.get("widths", ()), info.data.get("stem") or groups)
+        uneven = [width for width in widths if width % groups]
         if uneven:
-            raise ValueError(f"must divide every width, got {groups} with width {uneven[0]}")
+            raise ValueError(f"must divide every width and the stem, got {groups} for {uneven[0]}")
         return groups
 
 
@@ -362,8 +367,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: with all faults of the file and the overrides at once, or with the one for
             which the file cannot be read at all.
     """
+    path = Path(path)
     try:
-        document = yaml_reader.read(Path(path))
+        document = yaml_reader.read(path)
         if not isinstance(document.value, dict):
             message = f"expected a mapping of {', '.join(Config.model_fields)}"
             raise YamlError(f"{message}; got {shown(document.value)}", 1)
@@ -385,11 +391,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def dump(config: Config) -> str:
     """YAML text of all settings, defaults included, which loads to an equal config."""
-    return yaml_reader.dump(config.model_dump(mode="json"))
+    return yaml_reader.dump(config.model_dump())
 
 
-def _at(path: str | Path, place: int | str | None) -> str:
-    return place if isinstance(place, str) else f"{path}:{place}" if place else str(path)
+def _at(path: Path, place: yaml_reader.Place | None) -> str:
+    if isinstance(place, str):
+        return place
+    return str(path) if place is None else f"{path}:{place}"
 
 
 _MESSAGES = {
@@ -417,7 +425,7 @@ def _wording(error: Any) -> tuple[KeyPath, str]:
     name, context, value = error["type"], error.get("ctx", {}), error["input"]
     path, kind, description = _follow(error["loc"])
     if name == "extra_forbidden":
-        owner = _follow(error["loc"][:-1])[1]
+        [owner] = _members(_follow(error["loc"][:-1])[1])
         return path, f"unknown key; {hint(path[-1], owner.model_fields, 'known keys')}"
     if name.startswith("union_tag"):
         return (*path, "name"), _network_wording(value, kind)

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ Source = Images | Files
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation of each channel, on the raw scale of the pixels (uint8: 0-255)."""
+    """Mean and standard deviation by channel, on the raw scale of the pixels (uint8: 0..255)."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -243,7 +244,7 @@ def measure(source: Source) -> Normalization:
     standard deviation 1.
     """
     if isinstance(source, Files):
-        source = decode(take(source, np.arange(min(len(source), MEASURED_FILES))))
+        source = decode(source, MEASURED_FILES)
     # float64 sums of uint8 are exact, whatever the order; chunks keep the float64 copy small.
     total, squares = torch.zeros(2, source.shape[0], dtype=torch.float64)
     for chunk in source.pixels.split(256):
@@ -362,9 +363,7 @@ class Batches:
             mirrored = (torch.rand(size, generator=generator) < 0.5).nonzero().squeeze(1)
             mirrored = mirrored.to(self._device)
             pixels[mirrored] = pixels[mirrored].flip(2)
-        x = torch.zeros(
-            size, height + 2 * pad, (width + 2 * pad) * channels, device=self._device
-        )
+        x = torch.zeros(size, height + 2 * pad, (width + 2 * pad) * channels, device=self._device)
         image = x[:, pad : pad + height, pad * channels : (pad + width) * channels]
         image.copy_(pixels.reshape(size, height, width * channels))
         image.sub_(self._mean.repeat(width)).div_(self._std.repeat(width))
@@ -488,11 +487,14 @@ class _Keys:
         return len(self._order)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for indices in self._order:
-            seeds = torch.zeros_like(indices)
-            if self._crop:
-                seeds = torch.randint(2**62, indices.shape, generator=self._order.generator)
-            yield list(zip(indices.tolist(), seeds.tolist(), strict=True))
+        # Drawn at once, before the epoch's first batch is augmented: a loader that reads ahead must
+        # not change which numbers are drawn for what.
+        epoch = list(self._order)
+        seeds = torch.zeros(self._order.images, dtype=torch.int64)
+        if self._crop:
+            seeds = torch.randint(2**62, seeds.shape, generator=self._order.generator)
+        for indices, batch_seeds in zip(epoch, seeds.split(self._order.batch_size), strict=False):
+            yield list(zip(indices.tolist(), batch_seeds.tolist(), strict=True))
 
 
 class _Decoder(Dataset[tuple[Tensor, int]]):
@@ -528,16 +530,20 @@ class _Decoder(Dataset[tuple[Tensor, int]]):
         return pixels.permute(1, 2, 0), self._source.labels[index]
 
 
-def decode(source: Files) -> Images:
-    """Reads a set on disk into memory: shorter side to 8/7 of the size, then the middle square."""
+def decode(source: Files, first: int | None = None) -> Images:
+    """Reads a set on disk (or its first images) into memory.
+
+    The shorter side is brought to 8/7 of the size, then the middle square is taken.
+    """
     decoder = _Decoder(source, crop=False)
-    pixels = torch.stack([decoder[i, 0][0] for i in range(len(source))])
-    return Images(pixels.permute(0, 3, 1, 2), torch.from_numpy(labels_of(source)))
+    labels = torch.from_numpy(labels_of(source))[:first]
+    pixels = torch.stack([decoder[i, 0][0] for i in range(len(labels))])
+    return Images(pixels.permute(0, 3, 1, 2), labels)
 
 
 def _loader(
     source: Files, order: _Order, crop: bool, workers: int | None, pin: bool
-) -> DataLoader[tuple[Tensor, Tensor]]:
+) -> DataLoader[Any]:
     if workers is None:
         daemonic = multiprocessing.current_process().daemon
         workers = 0 if daemonic else min(8, torch.get_num_threads())

@@ -15,15 +15,22 @@ branch of the root must insert if no other did: a candidate is never the base tr
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pathnas import cell, ops
 from pathnas import tree as trees
 from pathnas.ops import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform
 from pathnas.tree import BASE_TREE, Merge, Node, Path
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+_MEMORY = 100_000
+"""Entries of a memo before it starts anew."""
 
 Kind = Literal["merge", "insert", "op"]
 KINDS: tuple[Kind, ...] = ("merge", "insert", "op")
@@ -73,6 +80,12 @@ class Actions:
         return None
 
 
+def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
+    if len(memo) >= _MEMORY:
+        memo.clear()
+    memo[key] = value
+
+
 class Site(NamedTuple):
     """A cell's place in a network: its spec and the positions (height x width) of its output."""
 
@@ -111,6 +124,10 @@ class Limits:
                 f"macs must be at least the base tree's {self.cost(BASE_TREE):,}, got {self.macs}"
             )
 
+    def __reduce__(self) -> tuple[type[Limits], tuple[Any, ...]]:
+        # What was remembered stays behind: it may be large, and is soon found out again.
+        return Limits, (self.depth, self.ops, self.sites, self.macs)
+
     @cached_property
     def actions(self) -> Actions:
         """The flat table of actions."""
@@ -124,11 +141,19 @@ class Limits:
             found[spec] = found.get(spec, 0) + positions
         return found
 
-    @property
+    @cached_property
     def max_edges(self) -> int:
         """Edges of the largest tree."""
         widest = max(n for _, n in MERGES)
         return sum(widest**level for level in range(1, self.depth + 1))
+
+    @cached_property
+    def _costs(self) -> dict[Node, int]:
+        return {}
+
+    @cached_property
+    def _known_changes(self) -> dict[Hashable, tuple[int | None, ...]]:
+        return {}
 
     def cost(self, tree: Node) -> int:
         """Returns the multiply-adds of the tree in all cells, for one image.
@@ -136,13 +161,18 @@ class Limits:
         Raises:
             ValueError: if a cell cannot hold the tree.
         """
-        return sum(cell.cost(tree, spec).macs * p for spec, p in self.positions.items())
+        if tree not in self._costs:
+            total = sum(cell.cost(tree, spec).macs * p for spec, p in self.positions.items())
+            _remember(self._costs, tree, total)
+        return self._costs[tree]
+
+    def holds(self, tree: Node) -> bool:
+        """Tells whether every cell can hold the tree, whatever it costs."""
+        return all(cell.fits(tree, spec) for spec in self.positions)
 
     def allows(self, tree: Node) -> bool:
         """Tells whether every cell can hold the tree, within the multiply-adds."""
-        if not all(cell.fits(tree, spec) for spec in self.positions):
-            return False
-        return self.macs is None or self.cost(tree) <= self.macs
+        return self.holds(tree) and (self.macs is None or self.cost(tree) <= self.macs)
 
 
 class Question(NamedTuple):
@@ -175,36 +205,58 @@ def mask(state: State, limits: Limits) -> tuple[bool, ...]:
     if state.done:
         return tuple(legal)
     question = state.agenda[0]
-    for action in limits.actions.of[question.kind]:
-        legal[action] = _legal(state, action, limits)
+    actions = limits.actions.of[question.kind]
+    changes = _changes(state.tree, question, limits)
+    if limits.macs is None:
+        legal[actions.start : actions.stop] = [change is not None for change in changes]
+    else:
+        room = limits.macs - limits.cost(state.tree)
+        legal[actions.start : actions.stop] = [
+            change is not None and change <= room for change in changes
+        ]
+    if question.kind == "insert" and _must_insert(state.tree, question.path):
+        legal[limits.actions.names.index("stop")] = False
     return tuple(legal)
 
 
-def _legal(state: State, action: int, limits: Limits) -> bool:
-    path = state.agenda[0].path
-    if limits.actions.names[action] == "stop":
-        return not _must_insert(state.tree, path)
+def _changes(tree: Node, question: Question, limits: Limits) -> tuple[int | None, ...]:
+    """Returns what each answer adds to the multiply-adds; None where a cell cannot hold it.
+
+    Both depend on the widths at the question's place alone, and so on the concats above it and on
+    what stands there; few such places exist, so what was found out for one is kept.
+    """
+    if question.kind == "insert":
+        return 0, 0
+    above, node = [], tree
+    for index in question.path:
+        if node.merge == "concat":
+            above.append((node.allocation, tuple(edge.op for edge in node.edges), index))
+        node = node.edges[index].child
+    place = question.kind, tuple(above), tuple(edge.op for edge in node.edges)
+    found = limits._known_changes.get(place)
+    if found is None:
+        actions = limits.actions.of[question.kind]
+        found = tuple(_change(tree, action, question.path, limits) for action in actions)
+        _remember(limits._known_changes, place, found)
+    return found
+
+
+def _change(tree: Node, action: int, path: Path, limits: Limits) -> int | None:
     transform = limits.actions.transform(action, path)
-    if transform is None or isinstance(transform, Insert):
-        return True
-    grown = transform(state.tree)
-    if isinstance(transform, Replace) and ops.get(transform.op).grouped:
-        return limits.allows(grown) and _same_borders(state.tree, grown, path[:-1], limits)
-    return limits.allows(grown)
+    if transform is None:
+        return 0
+    grown = transform(tree)
+    if not limits.holds(grown):
+        return None
+    if isinstance(transform, Replace) and not all(
+        cell.same_borders(tree, grown, path[:-1], spec) for spec in limits.positions
+    ):
+        return None
+    return limits.cost(grown) - limits.cost(tree)
 
 
 def _must_insert(tree: Node, path: Path) -> bool:
     return path == (len(tree.edges) - 1,) and trees.depth(tree) == 1
-
-
-def _same_borders(tree: Node, grown: Node, parent: Path, limits: Limits) -> bool:
-    # A grouped op splits on the borders of groups; its siblings may already be split elsewhere.
-    for spec in limits.positions:
-        widths = cell.node_widths(tree, parent, spec)
-        before = cell.edge_ranges(trees.node_at(tree, parent), *widths, spec)
-        if before != cell.edge_ranges(trees.node_at(grown, parent), *widths, spec):
-            return False
-    return True
 
 
 def step(state: State, action: int, limits: Limits) -> State:
@@ -217,7 +269,7 @@ def step(state: State, action: int, limits: Limits) -> State:
     if state.done:
         raise ValueError("expected an episode that is not done, got another action")
     question, *rest = state.agenda
-    if action not in limits.actions.of[question.kind] or not _legal(state, action, limits):
+    if action not in limits.actions.of[question.kind] or not mask(state, limits)[action]:
         raise ValueError(f"the mask forbids action {action} at {question} of {state.tree}")
     transform = limits.actions.transform(action, question.path)
     tree = state.tree if transform is None else transform(state.tree)

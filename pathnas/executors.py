@@ -274,8 +274,8 @@ class Processes(Executor):
             raise ValueError("the executor is closed, make a new one")
 
 
-def executor(kind: str, count: int) -> Executor:
-    """Makes the executor of a name: ``inline`` (which ignores the count) or ``processes``.
+def executor(kind: str, count: int, preload: Sequence[str] = ()) -> Executor:
+    """Makes the executor of a name: ``inline`` (which ignores the rest) or ``processes``.
 
     Raises:
         ValueError: If the kind is unknown or count is below 1.
@@ -284,7 +284,7 @@ def executor(kind: str, count: int) -> Executor:
     if kind == "inline":
         return Inline()
     if kind == "processes":
-        return Processes(count)
+        return Processes(count, preload)
     raise ValueError(f"kind must be 'inline' or 'processes', but got {kind!r}")
 
 
@@ -407,7 +407,8 @@ def _failure(error: BaseException) -> Failure:
     # The frames hold the tensors that filled the memory; let go of them before formatting.
     traceback.clear_frames(error.__traceback__)
     described = traceback.TracebackException.from_exception(error)
-    reason = " ".join(f"{type(error).__name__}: {described}".split())[:_REASON_CHARACTERS]
+    reason = " ".join(f"{type(error).__name__}: {described}".split())
+    reason = reason.rstrip(":")[:_REASON_CHARACTERS]  # an error without a message has no colon
     text = "".join(described.format()).encode(errors="replace")[-_TRACEBACK_BYTES:]
     return Failure(_status(error, str(described)), reason, text.decode(errors="ignore"))
 

@@ -47,7 +47,6 @@ class Outcome:
         images: training images seen, repeats counted.
         seed: of the trial.
         error: why it failed, one line.
-        curve: validation accuracy after each epoch.
     """
 
     status: Status
@@ -58,7 +57,6 @@ class Outcome:
     images: int = 0
     seed: int | None = None
     error: str | None = None
-    curve: tuple[float, ...] = ()
 
 
 Evaluator = Callable[[Candidate], Outcome]

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from pathnas import ops
 from pathnas import tree as trees
-from pathnas.cell import Cell, CellEdge, CellNode, cells, cost, edge_ranges, node_widths
+from pathnas.cell import (
+    Cell,
+    CellEdge,
+    CellNode,
+    cells,
+    cost,
+    edge_ranges,
+    node_widths,
+    same_borders,
+)
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -171,22 +180,18 @@ class Replace(_Grows):
         return trees.with_edge(tree, self.path, Edge(self.op, edge.child))
 
     def _apply(self, cell: Cell, birth: Birth) -> None:
-        grown = self(cell.tree)
-        parent = self.path[:-1]
-        width = node_widths(cell.tree, parent, cell.spec)
-        before = edge_ranges(trees.node_at(cell.tree, parent), *width, cell.spec)
-        after = edge_ranges(trees.node_at(grown, parent), *width, cell.spec)
-        if before != after:
+        tree, grown, parent = cell.tree, self(cell.tree), self.path[:-1]
+        cost(grown, cell.spec)  # raises where the width does not suit the operation
+        if not same_borders(tree, grown, parent, cell.spec):
             raise ValueError(
                 f"{self.op} at path {self.path} would move the borders of its siblings' channels: "
                 f"replace the identity before it is branched"
             )
-        cost(grown, cell.spec)
-        start, stop = after[self.path[-1]].outputs
-        op = ops.get(self.op).build(stop - start, stop - start, cell.spec)
+        width, _ = node_widths(grown, self.path, cell.spec)
+        op = _like(ops.get(self.op).build(width, width, cell.spec), cell)
         edge = cell.edge_at(self.path)
         op.become_identity(edge.moments, birth.mode)
-        edge.name, edge.op = self.op, _like(op, cell)
+        edge.name, edge.op = self.op, op
 
 
 Transform = Branch | Insert | Replace
@@ -214,7 +219,7 @@ def from_dict(data: dict[str, Any]) -> Transform:
         raise ValueError(f"not the fields of a {kind} transform: {data} ({error})") from None
 
 
-def _like(op: nn.Module, cell: Cell) -> Any:
+def _like(op: ops.Primitive, cell: Cell) -> ops.Primitive:
     """Gives a new module the cell's device, dtype and mode."""
     reference = next(cell.parameters())
     return op.to(device=reference.device, dtype=reference.dtype).train(cell.training)

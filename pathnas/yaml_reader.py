@@ -142,7 +142,7 @@ def parse(text: str) -> Document:
         raise
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        character = f"U+{ord(error.character):04X}"
+        character = f"U+{ord(text[error.position]):04X}"
         raise YamlError(f"the character {character} is not allowed", line) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

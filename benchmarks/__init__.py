@@ -1,0 +1,1 @@
+"""Benchmarks: what the parts cost, each a module that prints a table."""

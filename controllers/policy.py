@@ -1,0 +1,171 @@
+"""Controllers: from observations to a distribution over the actions that the mask allows.
+
+One method acts and learns: ``controller(observations)`` is sampled from during a rollout (without
+gradients), and called again on the stored observations in the update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from pathnas.controllers.tree_lstm import TreeLSTM, linear
+from pathnas.decisions import KINDS, MERGES, Actions
+from pathnas.envs.observation import BASE, QUESTIONS
+
+Observations = Mapping[str, Any]
+"""The arrays of :func:`pathnas.envs.observation.encode` for a batch, stacked: `[B, ...]`."""
+
+Policy = Callable[[Observations], Categorical]
+"""What a rollout samples from: a batch of observations to a distribution over `[B, A]`."""
+
+
+class MaskedCategorical(Categorical):
+    """A categorical distribution whose logits may be minus infinity.
+
+    torch's own entropy multiplies such logits, clamped, with zero: its gradient overflows as soon
+    as the entropy's weight is above 1.
+    """
+
+    def entropy(self) -> Tensor:
+        """Returns the entropy in nats, `[B]`; 0 where a single action is allowed."""
+        finite = self.logits.masked_fill(self.logits == -torch.inf, 0.0)
+        return -(finite * self.probs).sum(dim=-1)
+
+
+def masked(logits: Tensor, allowed: Tensor) -> MaskedCategorical:
+    """Returns the distribution over the allowed actions; others have probability 0, gradient 0.
+
+    Args:
+        logits: `[B, A]` finite.
+        allowed: `[B, A]` bool.
+
+    Raises:
+        ValueError: if a row allows nothing.
+    """
+    some = allowed.any(dim=1)
+    if not bool(some.all()):
+        rows = (~some).nonzero().flatten().tolist()
+        raise ValueError(f"the mask must allow at least one action, got none in rows {rows}")
+    return MaskedCategorical(logits=logits.masked_fill(~allowed, -torch.inf), validate_args=False)
+
+
+def allowed_actions(observations: Observations, actions: Actions) -> Tensor:
+    """Returns where the mask allows an action, `[B, A]` bool.
+
+    Raises:
+        ValueError: if the mask is not as wide as the table of actions.
+    """
+    mask = torch.from_numpy(observations["action_mask"] != 0)
+    if mask.dim() != 2 or mask.shape[1] != len(actions):
+        raise ValueError(
+            f"expected masks [B, {len(actions)}] for the actions {actions.names}, got "
+            f"{list(mask.shape)}"
+        )
+    return mask
+
+
+class Controller(nn.Module):
+    """The paper's controller: a tree-LSTM and one head for each kind of decision.
+
+    A merge is decided first (keep, add, concat), then the number of branches by a head of its own:
+    ``log p(add2) = log p(add) + log p(2 | add)``, and the entropy is that of the joint. When the
+    episode is done and nothing is asked, the distribution is uniform over what the mask allows.
+
+    Args:
+        actions: the flat table of actions.
+        embedding: size of the embeddings of operations and of node types.
+        hidden: size of the tree-LSTM's state in each direction.
+        head: hidden units of each head.
+        seed: of the initial weights; torch's global random state is neither read nor changed.
+    """
+
+    answers: Tensor
+
+    def __init__(
+        self,
+        actions: Actions | None = None,
+        *,
+        embedding: int = 10,
+        hidden: int = 100,
+        head: int = 500,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.actions = actions or Actions()
+        generator = torch.Generator().manual_seed(seed)
+        positions = max(n for _, n in MERGES)
+        ops = BASE + 1 + len(self.actions.ops)
+        self.tree_lstm = TreeLSTM(ops, positions, embedding, hidden, generator)
+        self.merges = tuple(dict.fromkeys(merge for merge, _ in MERGES))
+        outputs = {
+            "merge": 1 + len(self.merges),
+            "number": len(MERGES),
+            "insert": len(self.actions.of["insert"]),
+            "op": len(self.actions.of["op"]),
+        }
+        self.heads = nn.ModuleDict(
+            {kind: _head(2 * hidden, head, n, generator) for kind, n in outputs.items()}
+        )
+        self.register_buffer("answers", _answers(self.actions), persistent=False)
+
+    def forward(self, observations: Observations) -> MaskedCategorical:
+        """Returns the distribution over the flat table of actions, `[B, A]`.
+
+        Raises:
+            ValueError: if a row's mask allows no answer to its question, the mask is not as wide
+                as the table of actions, or a node has more branches than any merge makes.
+        """
+        question = torch.from_numpy(observations["question"])
+        allowed = allowed_actions(observations, self.actions) & self.answers[question]
+        features = self.tree_lstm(observations)
+        logits = features.new_zeros(allowed.shape)
+        for kind in KINDS:
+            rows = (question == QUESTIONS.index(kind)).nonzero().flatten()
+            if not len(rows):
+                continue
+            asked, answers = features.index_select(0, rows), self.actions.of[kind]
+            if kind == "merge":
+                scores = self._merge_logits(asked, allowed[rows, answers.start : answers.stop])
+            else:
+                scores = self.heads[kind](asked)
+            margins = answers.start, len(self.actions) - answers.stop
+            logits = logits.index_copy(0, rows, nn.functional.pad(scores, margins))
+        return masked(logits, allowed)
+
+    def _merge_logits(self, features: Tensor, allowed: Tensor) -> Tensor:
+        """Returns the logits of keep and of each entry of ``MERGES``, `[M, 1 + merges]`."""
+        merge = self.heads["merge"](features)
+        number = self.heads["number"](features)
+        columns = [merge[:, 0]]
+        for index, kind in enumerate(self.merges, start=1):
+            entries = [place for place, (name, _) in enumerate(MERGES) if name == kind]
+            given = _log_softmax(number[:, entries], allowed[:, [1 + e for e in entries]])
+            columns += [merge[:, index] + column for column in given.unbind(dim=1)]
+        return torch.stack(columns, dim=1)
+
+
+def _answers(actions: Actions) -> Tensor:
+    """Returns which actions answer which question, `[questions, A]`; any, when none is asked."""
+    table = torch.ones(len(QUESTIONS), len(actions), dtype=torch.bool)
+    for kind in KINDS:
+        row = table[QUESTIONS.index(kind)]
+        row[:] = False
+        row[actions.of[kind].start : actions.of[kind].stop] = True
+    return table
+
+
+def _log_softmax(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Returns log-probabilities over the allowed entries; finite ones of no meaning elsewhere."""
+    floor = torch.finfo(logits.dtype).min / 4
+    return logits.masked_fill(~allowed, floor).log_softmax(dim=1)
+
+
+def _head(inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> nn.Sequential:
+    return nn.Sequential(
+        linear(inputs, hidden, generator), nn.ReLU(), linear(hidden, outputs, generator)
+    )

@@ -1,0 +1,28 @@
+"""The control: a controller that chooses evenly, and learns nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from pathnas.controllers.policy import MaskedCategorical, Observations, allowed_actions, masked
+from pathnas.decisions import Actions
+
+
+class RandomController:
+    """Every action that the mask allows is equally likely.
+
+    Args:
+        actions: the flat table of actions.
+    """
+
+    def __init__(self, actions: Actions | None = None) -> None:
+        self.actions = actions or Actions()
+
+    def __call__(self, observations: Observations) -> MaskedCategorical:
+        """Returns the uniform distribution over the allowed actions, `[B, A]`.
+
+        Raises:
+            ValueError: if a row allows nothing, or the mask is not as wide as the table.
+        """
+        allowed = allowed_actions(observations, self.actions)
+        return masked(torch.zeros(allowed.shape), allowed)

@@ -1,0 +1,261 @@
+"""REINFORCE: how a controller improves (paper, section 3.3; Williams, 1992).
+
+The learner is an object of its own beside the controller. It re-evaluates stored decisions with the
+controller's one method, so no graph outlives an update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pathnas.controllers.policy import Controller
+from pathnas.controllers.rollout import Episode
+from pathnas.decisions import Actions
+
+MAX_REWARD = 1e30
+"""Rewards of a larger magnitude are refused: their squares would overflow."""
+
+Baseline = Callable[["float | None", float, float], "tuple[float, float]"]
+"""From the value so far (None at first), the batch's mean reward and `decay` to the baseline that
+this update uses and the value that is kept."""
+
+
+def _paper(value: float | None, mean: float, decay: float) -> tuple[float, float]:
+    moved = mean if value is None else value + decay * (mean - value)
+    return moved, moved
+
+
+def _batch_mean(value: float | None, mean: float, decay: float) -> tuple[float, float]:
+    return mean, mean
+
+
+def _moving_average(value: float | None, mean: float, decay: float) -> tuple[float, float]:
+    if value is None:
+        return mean, mean
+    return value, decay * value + (1 - decay) * mean
+
+
+def _none(value: float | None, mean: float, decay: float) -> tuple[float, float]:
+    return 0.0, 0.0
+
+
+BASELINES: dict[str, Baseline] = {
+    "paper": _paper,
+    "batch_mean": _batch_mean,
+    "moving_average": _moving_average,
+    "none": _none,
+}
+"""What is taken from the rewards, by name. All but ``none`` start at the first batch's mean.
+
+- ``paper``: moves by `decay` of the distance to the batch's mean, *before* it is used: with 0.95
+  nearly the batch's mean.
+- ``batch_mean``: the batch's mean.
+- ``moving_average``: the value before this batch; `decay` is how much of it is kept.
+- ``none``: zero.
+"""
+
+
+class Reinforce:
+    """Makes decisions that led to a reward above the baseline likelier.
+
+    The loss is the mean over episodes of ``-sum_t ((R - b) log p(a_t) + entropy H_t)``; one forward
+    and one backward pass an update.
+
+    Args:
+        controller: whose weights are improved, in place.
+        learning_rate: of Adam.
+        entropy: weight of the entropy.
+        clip: largest norm of the gradient.
+        baseline: a name in :data:`BASELINES`.
+        decay: of the baseline, in [0, 1].
+
+    Raises:
+        ValueError: if the baseline is unknown or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        *,
+        learning_rate: float = 6e-3,
+        entropy: float = 1e-2,
+        clip: float = 40.0,
+        baseline: str = "paper",
+        decay: float = 0.95,
+    ) -> None:
+        if baseline not in BASELINES:
+            raise ValueError(f"baseline must be one of {sorted(BASELINES)}, got {baseline!r}")
+        if not (0 < learning_rate < math.inf and 0 <= entropy < math.inf and 0 < clip < math.inf):
+            raise ValueError(
+                "learning_rate and clip must be finite and > 0, entropy >= 0, but got "
+                f"({learning_rate=}, {clip=}, {entropy=})"
+            )
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must be in [0, 1], got {decay}")
+        self.controller = controller
+        self.entropy = entropy
+        self.clip = clip
+        self.baseline = baseline
+        self.decay = decay
+        self.value: float | None = None
+        self._parameters = list(controller.parameters())
+        self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate, fused=True)
+
+    def update(self, episodes: Sequence[Episode], rewards: Sequence[float]) -> dict[str, float]:
+        """Improves the controller by one step.
+
+        Args:
+            episodes: as :func:`pathnas.controllers.rollout.rollout` returns them.
+            rewards: one for each, finite, at most :data:`MAX_REWARD` in magnitude.
+
+        Returns:
+            ``loss``; ``entropy`` (mean of a decision, nats); ``gradient_norm`` (before clipping);
+            ``baseline`` (the one used); ``advantage_mean`` and ``advantage_std`` (over episodes);
+            ``frequency/<action>``, its share among the decisions of its kind.
+
+        Raises:
+            ValueError: if there is no episode, not one reward for each, a reward is not finite or
+                too large, or a stored action is one that its mask forbids. Nothing has changed.
+        """
+        checked = _check_rewards(rewards, len(episodes))
+        actions = np.concatenate([episode.actions for episode in episodes])
+        distribution = self.controller(_concatenate(episodes))
+        log_probs = distribution.log_prob(torch.from_numpy(actions))
+        if not bool(log_probs.isfinite().all()):
+            raise ValueError("an episode holds an action that its mask forbids")
+        used, kept = BASELINES[self.baseline](self.value, float(checked.mean()), self.decay)
+        advantages = checked - used
+        # Large advantages would overflow in float32, so the gradient of the loss over a scale is
+        # taken, and multiplied by the scale as it is clipped.
+        scale = max(1.0, float(np.abs(advantages).max()))
+        weights = np.repeat(advantages / scale, [len(episode.actions) for episode in episodes])
+        entropy = distribution.entropy()
+        gain = torch.from_numpy(weights).float() * log_probs + self.entropy / scale * entropy
+        loss = -gain.sum() / len(episodes)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = self._clip(scale)
+        self._optimizer.step()
+        self.value = kept
+        return {
+            "loss": float(loss.detach()) * scale,
+            "entropy": float(entropy.detach().mean()),
+            "gradient_norm": norm,
+            "baseline": used,
+            "advantage_mean": float(advantages.mean()),
+            "advantage_std": float(advantages.std()),
+            **frequencies(actions, self.controller.actions),
+        }
+
+    def _clip(self, scale: float) -> float:
+        """Multiplies the gradient by a scale, to a norm of at most `clip`; returns the full norm."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        factor = scale if norm * scale <= self.clip else self.clip / norm
+        if factor != 1.0:
+            torch._foreach_mul_(gradients, factor)
+        return norm * scale
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that an exact resume needs: weights, optimizer and baseline.
+
+        ``torch.load(weights_only=True)`` reads it back.
+        """
+        return {
+            "controller": self.controller.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "baseline": {"name": self.baseline, "value": self.value},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: if the state is of another kind of baseline.
+            RuntimeError: if the weights do not fit the controller.
+        """
+        if state["baseline"]["name"] != self.baseline:
+            raise ValueError(
+                f"the state is of a learner with baseline {state['baseline']['name']!r}, this one "
+                f"has {self.baseline!r}"
+            )
+        self.controller.load_state_dict(state["controller"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.value = state["baseline"]["value"]
+
+
+class NoLearning:
+    """The learner of the control: leaves its controller as it is.
+
+    Args:
+        controller: any policy.
+        actions: the flat table of actions.
+    """
+
+    def __init__(self, controller: Any, actions: Actions) -> None:
+        self.controller = controller
+        self.actions = actions
+
+    def update(self, episodes: Sequence[Episode], rewards: Sequence[float]) -> dict[str, float]:
+        """Returns the action frequencies of :meth:`Reinforce.update`, and changes nothing.
+
+        Raises:
+            ValueError: as :meth:`Reinforce.update` does for the rewards.
+        """
+        _check_rewards(rewards, len(episodes))
+        actions = np.concatenate([episode.actions for episode in episodes])
+        return frequencies(actions, self.actions)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns an empty state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over an empty state.
+
+        Raises:
+            ValueError: if the state is not empty, and so of another learner.
+        """
+        if state:
+            raise ValueError(f"the control has no state, got one with {sorted(state)}")
+
+
+def frequencies(chosen: NDArray[np.int64], actions: Actions) -> dict[str, float]:
+    """Returns each action's share among the decisions of its kind; 0 if there was none.
+
+    Args:
+        chosen: `[T]` actions.
+        actions: the flat table of actions.
+    """
+    counts = np.bincount(chosen, minlength=len(actions))
+    shares = {}
+    for answers in actions.of.values():
+        total = max(1, int(counts[answers.start : answers.stop].sum()))
+        for action in answers:
+            shares[f"frequency/{actions.names[action]}"] = float(counts[action] / total)
+    return shares
+
+
+def _check_rewards(rewards: Sequence[float], episodes: int) -> NDArray[np.float64]:
+    checked = np.asarray(rewards, dtype=np.float64)
+    if episodes < 1 or checked.shape != (episodes,):
+        raise ValueError(
+            f"expected at least one episode and one reward for each, got {episodes} episodes and "
+            f"rewards of shape {checked.shape}"
+        )
+    if not (np.abs(checked) <= MAX_REWARD).all():
+        raise ValueError(f"rewards must be finite and within +-{MAX_REWARD:g}, got {rewards}")
+    return checked
+
+
+def _concatenate(episodes: Sequence[Episode]) -> dict[str, NDArray[Any]]:
+    names = episodes[0].observations
+    return {
+        name: np.concatenate([episode.observations[name] for episode in episodes]) for name in names
+    }

@@ -1,0 +1,103 @@
+"""The network that a search found: a folder that can be loaded without the run.
+
+``tree.json`` (the architecture of every cell), ``config.yaml`` (of the run),
+``network.safetensors`` (the weights) and ``about.json`` (image shape, classes, normalization,
+accuracies).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+
+from pathnas import config, evaluators, store
+from pathnas import tree as trees
+from pathnas.data import Normalization
+from pathnas.evaluators import Training
+from pathnas.tree import Node
+
+
+@dataclass(frozen=True)
+class Best:
+    """A network that was loaded, in eval mode, and what one needs to use it.
+
+    Attributes:
+        network: maps normalized images `[B, C, H, W]` to logits `[B, classes]`.
+        tree: of its cells.
+        image_shape: channels, height, width.
+        classes: number of logits.
+        normalization: what the pixels must be normalized by.
+        validation: accuracy at the end of its full training, in [0, 1].
+        test: accuracy, in [0, 1].
+    """
+
+    network: nn.Module
+    tree: Node
+    image_shape: tuple[int, int, int]
+    classes: int
+    normalization: Normalization
+    validation: float
+    test: float
+
+
+def save(
+    folder: Path, job: Training, *, settings: config.Config, validation: float, test: float
+) -> None:
+    """Writes the folder of a trained network.
+
+    Args:
+        folder: to be made.
+        job: the training; its weights are copied from where it saved them.
+        settings: of the run.
+        validation: accuracy to record.
+        test: accuracy to record.
+    """
+    if job.save is None:
+        raise ValueError("only a training that was saved can be kept, got save=None")
+    folder.mkdir(parents=True)
+    shutil.copyfile(job.save, folder / "network.safetensors")
+    store.write_text(folder / "tree.json", trees.to_json(job.tree) + "\n")
+    store.write_text(folder / "config.yaml", config.dump(settings))
+    about = {
+        "image_shape": job.setting.image_shape,
+        "classes": job.setting.classes,
+        "normalization": asdict(job.setting.normalization),
+        "validation": validation,
+        "test": test,
+    }
+    store.write_json(folder / "about.json", about)
+
+
+def load(folder: str | Path) -> Best:
+    """Loads the ``best`` folder of a run.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged or the weights do not fit the tree.
+    """
+    folder = Path(folder)
+    settings = config.load(folder / "config.yaml")
+    tree = trees.from_json((folder / "tree.json").read_text(encoding="utf-8"))
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    shape = tuple(about["image_shape"])
+    network = evaluators.networks.build(
+        channels=shape[0],
+        classes=about["classes"],
+        tree=tree,
+        **settings.base.network.model_dump(),
+    )
+    evaluators.load_weights(network, folder / "network.safetensors")
+    normalization = Normalization(*(tuple(about["normalization"][k]) for k in ("mean", "std")))
+    return Best(
+        network.eval(),
+        tree,
+        shape,
+        about["classes"],
+        normalization,
+        about["validation"],
+        about["test"],
+    )

@@ -1,0 +1,216 @@
+"""Pictures of trees, by matplotlib, without its global state."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathnas import tree as trees
+from pathnas.tree import Node, Path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Point = tuple[float, float]
+
+
+class Stroke(NamedTuple):
+    """How the edges of an operation are drawn: colour and dashes."""
+
+    colour: str
+    dashes: str = "-"
+
+
+# Okabe and Ito's palette, which people with colour-blind eyes can tell apart.
+STROKES = {
+    "base": Stroke("#000000"),
+    "identity": Stroke("#999999", "--"),
+    "conv1x1": Stroke("#E69F00"),
+    "conv3x3": Stroke("#F0E442"),
+    "group_conv3x3": Stroke("#F0E442", "--"),
+    "sep_conv3x3": Stroke("#56B4E9"),
+    "sep_conv5x5": Stroke("#0072B2"),
+    "sep_conv7x7": Stroke("#009E73"),
+    "avg_pool3x3": Stroke("#CC79A7"),
+    "max_pool3x3": Stroke("#D55E00"),
+}
+OTHER = Stroke("#000000", ":")
+FOCUS = "#F0E442"
+
+DPI = 100
+MARGIN = 0.35  # inches, like all lengths below
+LEVEL = 1.4
+BRANCH = 0.4
+LETTER = 0.62 / 72  # width of a letter, for each point of font size
+FAN = 0.25  # the part of a level in which branches spread; below it they hang straight
+
+
+class _Layout(NamedTuple):
+    """Where things stand, in inches from the lower left corner."""
+
+    points: dict[Path, Point]
+    step: float
+    font: float
+    upright: frozenset[int]
+
+
+def draw(
+    tree: Node,
+    *,
+    focus: Path | None = None,
+    title: str | None = None,
+    size: tuple[int, int] | None = None,
+) -> Figure:
+    """Draws a tree, root on top, and returns the figure.
+
+    Nodes show their merge, in a dashed frame if they split their input; a node with one branch is a
+    ring, a leaf a dot. Edges show their op.
+
+    Args:
+        tree: what is drawn.
+        focus: path of a node, or of the edge to it, that is marked; ``()`` is the root.
+        title: one line above the picture.
+        size: width and height in pixels; None: as large as the tree needs.
+
+    Raises:
+        ValueError: if the focus leads nowhere or the size is not positive.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if focus is not None:
+        trees.node_at(tree, focus)
+    width, height = _size(tree, size)
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    if title:
+        place = (width / 2, height - MARGIN)
+        axes.text(*place, title, ha="center", va="center", fontsize=10, parse_math=False)
+    layout = _layout(tree, width, height - (MARGIN if title else 0))
+    _draw_edges(axes, tree, layout, focus)
+    _draw_nodes(axes, tree, layout, focus)
+    return figure
+
+
+def rgb(
+    tree: Node,
+    size: tuple[int, int] = (720, 480),
+    *,
+    focus: Path | None = None,
+    title: str | None = None,
+) -> NDArray[np.uint8]:
+    """Returns the picture of :func:`draw` as an array.
+
+    Args:
+        tree: what is drawn.
+        size: width `W` and height `H` in pixels.
+        focus: as in :func:`draw`.
+        title: as in :func:`draw`.
+
+    Returns:
+        `[H, W, 3]` uint8.
+    """
+    figure = draw(tree, focus=focus, title=title, size=size)
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _size(tree: Node, size: tuple[int, int] | None) -> Point:
+    """Returns width and height in inches."""
+    if size is None:
+        leaves = sum(edge.child.is_leaf for _, edge in trees.walk(tree))
+        return max(4.0, leaves * BRANCH), max(1, trees.depth(tree)) * LEVEL + 3 * MARGIN
+    if min(size) < 1:
+        raise ValueError(f"expected a width and a height of at least 1 pixel, got {size=}")
+    width, height = size
+    # The least bit more, as matplotlib rounds inches x dpi down.
+    return (width + 1e-3) / DPI, (height + 1e-3) / DPI
+
+
+def _layout(tree: Node, width: float, height: float) -> _Layout:
+    """Returns the layout; leaves share out the width, other nodes stand above their branches."""
+    columns: dict[Path, float] = {}
+
+    def place(node: Node, path: Path, leaves: int) -> int:
+        if node.is_leaf:
+            columns[path] = leaves + 0.5
+            return leaves + 1
+        for index, edge in enumerate(node.edges):
+            leaves = place(edge.child, (*path, index), leaves)
+        columns[path] = (columns[(*path, 0)] + columns[(*path, len(node.edges) - 1)]) / 2
+        return leaves
+
+    unit = max(width - 2 * MARGIN, 0.1) / place(tree, (), 0)
+    step = max(height - 2 * MARGIN, 0.1) / max(1, trees.depth(tree))
+    points = {
+        path: (MARGIN + column * unit, height - MARGIN - len(path) * step)
+        for path, column in columns.items()
+    }
+    longest = max((len(edge.op) for _, edge in trees.walk(tree)), default=1)
+    # Upright names fill the straight part of an edge at most, and half of a column.
+    font = max(3.0, min(9.0, 0.6 * step / (longest * LETTER), 0.55 * 72 * unit))
+    upright = {
+        level for level, gap in _gaps(points, width).items() if (longest + 1) * LETTER * font > gap
+    }
+    return _Layout(points, step, font, frozenset(upright))
+
+
+def _gaps(points: dict[Path, Point], width: float) -> dict[int, float]:
+    """Returns for each level the smallest distance between neighbours."""
+    rows: dict[int, list[float]] = {}
+    for path, (x, _) in points.items():
+        rows.setdefault(len(path), []).append(x)
+    return {
+        level: min((b - a for a, b in pairwise(sorted(row))), default=width)
+        for level, row in rows.items()
+    }
+
+
+def _draw_edges(axes: Axes, tree: Node, layout: _Layout, focus: Path | None) -> None:
+    for path, edge in trees.walk(tree):
+        (x0, y0), (x, y) = layout.points[path[:-1]], layout.points[path]
+        bend = y0 - FAN * layout.step
+        colour, dashes = STROKES.get(edge.op, OTHER)
+        line = ([x0, x, x], [y0, bend, y])
+        if path == focus:
+            axes.plot(*line, color=FOCUS, linewidth=9, zorder=0)
+        axes.plot(*line, color=colour, linestyle=dashes, linewidth=2, zorder=1)
+        axes.text(
+            x,
+            (bend + y) / 2,
+            edge.op,
+            rotation=90 if len(path) in layout.upright else 0,
+            ha="center",
+            va="center",
+            fontsize=layout.font,
+            parse_math=False,
+            zorder=3,
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": colour},
+        )
+
+
+def _draw_nodes(axes: Axes, tree: Node, layout: _Layout, focus: Path | None) -> None:
+    for path, (x, y) in layout.points.items():
+        node = trees.node_at(tree, path)
+        if path == focus:
+            axes.plot(x, y, "o", color=FOCUS, markersize=18, zorder=2)
+        if node.merge is None:
+            fill = "black" if node.is_leaf else "white"
+            axes.plot(x, y, "o", color="black", markerfacecolor=fill, markersize=5, zorder=4)
+            continue
+        box = {
+            "boxstyle": "round,pad=0.25",
+            "facecolor": "#EEEEEE",
+            "edgecolor": "black",
+            "linestyle": "--" if node.allocation == "split" else "-",
+        }
+        axes.text(
+            x, y, node.merge, ha="center", va="center", fontsize=layout.font, zorder=4, bbox=box
+        )

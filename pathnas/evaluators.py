@@ -1,0 +1,295 @@
+"""Training jobs for worker processes, and the evaluator that inherits and trains.
+
+A :class:`Training` describes one training completely, in plain values: the base, every trial and
+every full training are the same function :func:`train` of such a description, so whoever runs it,
+and where, gives the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pathnas import cell, data, networks, training
+from pathnas.config import Recipe
+from pathnas.data import Normalization
+from pathnas.decisions import Limits
+from pathnas.ops import Birth as BirthMode
+from pathnas.outcomes import Candidate, Outcome
+from pathnas.transforms import Birth, grow, growth
+from pathnas.tree import BASE_TREE, Node
+
+CALIBRATION_IMAGES = 256
+EVALUATION_BATCH = 500
+
+
+def seed_of(run_seed: int, key: str, replicate: int = 0) -> int:
+    """Returns the seed of one training, in [0, 2^63): it depends on nothing but the arguments."""
+    digest = hashlib.sha256(f"{run_seed}\n{key}\n{replicate}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def resolve_device(name: str) -> torch.device:
+    """Returns the device of a config's name; ``"auto"``: CUDA or MPS where present, else the CPU.
+
+    Raises:
+        ValueError: if the device is not there.
+    """
+    accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next((kind for kind, there in accelerators.items() if there), "cpu"))
+    device = torch.device(name)
+    if not accelerators.get(device.type, True):
+        raise ValueError(f"device must be one that this machine has, got {name!r}")
+    return device
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trainings of a run share.
+
+    Attributes:
+        folder: holds the prepared sets ``train`` and ``validation``.
+        normalization: of the pixels.
+        image_shape: channels, height, width.
+        classes: number of labels.
+        device: a name that torch knows.
+    """
+
+    folder: Path
+    normalization: Normalization
+    image_shape: tuple[int, int, int]
+    classes: int
+    device: str = "cpu"
+
+    def source(self, name: str) -> data.Source:
+        """Opens a prepared set, memory-mapped."""
+        return data.open_source(self.folder / name)
+
+    def evaluation_batches(self, source: data.Source) -> data.Batches:
+        """Returns a set in order, without augmentation."""
+        return data.batches(
+            source,
+            batch_size=EVALUATION_BATCH,
+            normalization=self.normalization,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, from fresh or inherited weights.
+
+    Attributes:
+        setting: of the run.
+        network: name and options for :func:`pathnas.networks.build`.
+        recipe: how it is trained.
+        seed: of everything random in it.
+        tree: what the cells grow to before the training.
+        weights: file of the base network to inherit from; None: fresh weights.
+        birth: see :class:`pathnas.transforms.Birth`.
+        gate_fraction: see :func:`pathnas.training.fit`.
+        noise: see :class:`pathnas.transforms.Birth`.
+        everything: whether to train on training and validation images together.
+        save: where to write the weights, and the moments that growth needs; None: nowhere.
+    """
+
+    setting: Setting
+    network: dict[str, Any]
+    recipe: Recipe
+    seed: int
+    tree: Node = BASE_TREE
+    weights: Path | None = None
+    birth: BirthMode = "gated"
+    gate_fraction: float = 0.1
+    noise: float = 0.0
+    everything: bool = False
+    save: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training brought.
+
+    Attributes:
+        accuracy: on the validation images, in [0, 1].
+        parameters: of the network.
+        images: training images seen, repeats counted.
+        seconds: of all of it.
+    """
+
+    accuracy: float
+    parameters: int
+    images: int
+    seconds: float
+
+
+def moments_file(weights: Path) -> Path:
+    """Returns where the moments stand beside a network's weights."""
+    return weights.with_suffix(".moments.safetensors")
+
+
+def build(job: Training) -> nn.Module:
+    """Returns the network at the start of a training, on the CPU: built, inherited and grown.
+
+    Raises:
+        ValueError: if the tree does not fit or the weights are of another network.
+    """
+    setting = job.setting
+    options = {"channels": setting.image_shape[0], "classes": setting.classes, **job.network}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        network = networks.build(**options)
+    if job.weights is not None:
+        load_weights(network, job.weights)
+        moments = moments_file(job.weights)
+        if moments.exists():
+            cell.set_moments(network, load_file(moments))
+    if job.tree != BASE_TREE:
+        generator = torch.Generator().manual_seed(job.seed)
+        network = grow(network, growth(job.tree), Birth(job.birth, job.noise, generator))
+    return network
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Gives a network the weights of a safetensors file.
+
+    Raises:
+        ValueError: if the file is none or its tensors do not fit, with the first that differ.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors raises its own exceptions, torch RuntimeError
+        line = " ".join(str(error).split())
+        raise ValueError(f"{path}: expected the weights of this network: {line:.300}") from error
+
+
+def train(job: Training) -> Trained:
+    """Does a training; a function for executors.
+
+    Raises:
+        FloatingPointError: if it diverges.
+    """
+    start = time.perf_counter()
+    setting, recipe = job.setting, job.recipe
+    images, validation = setting.source("train"), setting.source("validation")
+    fitted = data.join(images, validation) if job.everything else images
+    network = build(job).to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = data.batches(
+        fitted,
+        batch_size=recipe.batch_size,
+        normalization=setting.normalization,
+        device=setting.device,
+        augment=data.Augment(**recipe.augment.model_dump()),
+        generator=torch.Generator().manual_seed(job.seed),
+        shuffle=True,
+    )
+    hyperparameters = recipe.model_dump(include=FITTED)
+    seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
+    accuracy = training.accuracy(network, setting.evaluation_batches(validation))
+    if job.save is not None:
+        _calibrate(network, images, setting)
+        save_weights(network, job.save)
+    parameters = networks.parameters(network)
+    return Trained(accuracy, parameters, seen, time.perf_counter() - start)
+
+
+FITTED = frozenset(Recipe.model_fields) - {"batch_size", "augment"}
+"""The settings of a recipe that :func:`pathnas.training.fit` takes."""
+
+
+def _calibrate(network: nn.Module, images: data.Source, setting: Setting) -> None:
+    batches = data.batches(
+        images,
+        batch_size=CALIBRATION_IMAGES,
+        normalization=setting.normalization,
+        device=setting.device,
+    )
+    x, _ = next(iter(batches))
+    training.calibrate(network, x)
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Writes a network's weights, and beside them its moments, aside and then renamed."""
+    for target, tensors in (
+        (moments_file(path), cell.moments(network)),
+        (path, network.state_dict()),
+    ):
+        aside = target.with_name(f".{target.name}.part")
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside)
+        aside.replace(target)
+
+
+@dataclass(frozen=True)
+class Test:
+    """A saved network and the set to test it on; for :func:`test`."""
+
+    training: Training
+    source: str = "test"
+
+
+def test(job: Test) -> float:
+    """Returns the accuracy of a saved network, in [0, 1]; a function for executors."""
+    setting, weights = job.training.setting, job.training.save
+    if weights is None:
+        raise ValueError("only a training that was saved can be tested, got save=None")
+    network = restore(job.training).to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return training.accuracy(network, setting.evaluation_batches(setting.source(job.source)))
+
+
+def restore(job: Training) -> nn.Module:
+    """Returns the network that a training saved, on the CPU, in eval mode."""
+    if job.save is None:
+        raise ValueError("only a training that was saved can be restored, got save=None")
+    options = {"channels": job.setting.image_shape[0], "classes": job.setting.classes}
+    network = networks.build(**options, **job.network, tree=job.tree)
+    load_weights(network, job.save)
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class InheritAndTrain:
+    """The evaluator of the paper: grow the base network to the candidate, train it briefly.
+
+    Attributes:
+        base: a training that inherits the base network; its tree and seed are set for each
+            candidate.
+        run_seed: from which each trial's seed is made.
+        limits: of the network's cells, for the cost.
+        base_macs: multiply-adds of the whole base network for one image.
+    """
+
+    base: Training
+    run_seed: int
+    limits: Limits
+    base_macs: int
+
+    def macs(self, tree: Node) -> int:
+        """Returns the multiply-adds of the whole network with this tree, for one image."""
+        return self.base_macs + self.limits.cost(tree) - self.limits.cost(BASE_TREE)
+
+    def __call__(self, candidate: Candidate) -> Outcome:
+        """Runs the trial of a candidate; one that diverges is an outcome, other errors raise."""
+        seed = seed_of(self.run_seed, candidate.key)
+        start = time.perf_counter()
+        try:
+            trained = train(replace(self.base, tree=candidate.tree, seed=seed))
+        except FloatingPointError as error:
+            seconds = time.perf_counter() - start
+            return Outcome("diverged", seconds=seconds, seed=seed, error=str(error))
+        return Outcome(
+            "ok",
+            accuracy=trained.accuracy,
+            macs=self.macs(candidate.tree),
+            parameters=trained.parameters,
+            seconds=trained.seconds,
+            images=trained.images,
+            seed=seed,
+        )

@@ -1,0 +1,83 @@
+"""The command line of a search: ``python -m pathnas.run experiments/digits.yaml key=value``."""
+
+# Worker processes import this module again as their main module, and threads are set before torch
+# is imported: so the rest of the library is imported inside `main`.
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+EXIT_USAGE = 2
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m pathnas.run",
+        description="Search for a better network by growing one that works.",
+        epilog="example: python -m pathnas.run experiments/digits.yaml search.trials=40 seed=1",
+    )
+    found.add_argument("config", help="YAML file of the experiment")
+    found.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="override of a key, dotted"
+    )
+    found.add_argument("--quiet", action="store_true", help="print only the result")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    options = parser().parse_args(arguments)
+    os.environ.update(_THREADS)
+    import torch
+
+    from pathnas import config, experiment
+    from pathnas.console import Console
+    from pathnas.search import SearchError
+
+    torch.set_num_threads(1)
+    try:
+        settings = config.load(options.config, options.overrides)
+        summary = experiment.run(settings, Console(quiet=options.quiet))
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except (SearchError, OSError) as error:
+        print(f"the run failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(result(summary))
+    return 0
+
+
+def result(summary: dict) -> str:
+    """Returns the summary as a table for a person."""
+    rows = [("network", "validation", "test", "parameters", "multiply-adds")]
+    for name in ("base", "base_longer", "wider_base", "control", "best"):
+        if name in summary:
+            row = summary[name]
+            test = f"{row['test']:.4f}" if "test" in row else "-"
+            rows.append(
+                (
+                    name,
+                    f"{row['validation']:.4f}",
+                    test,
+                    f"{row['parameters']:,}",
+                    f"{row['macs']:,}",
+                )
+            )
+    lines = [f"{a:<12}{b:>11}{c:>9}{d:>12}{e:>15}" for a, b, c, d, e in rows]
+    tree = f"best tree: {summary['best']['tree']}"
+    return "\n".join([*lines, tree, f"all in {summary['folder']}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

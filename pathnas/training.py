@@ -1,0 +1,163 @@
+"""Training a network: fit, accuracy, and the calibration that births need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sized
+from contextlib import nullcontext
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pathnas import cell
+from pathnas.ops import Moments
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class Batches(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
+    """Batches of images `[B, C, H, W]` and labels `[B]`; iterating again is the next epoch."""
+
+
+def fit(
+    network: nn.Module,
+    batches: Batches,
+    *,
+    epochs: int,
+    learning_rate: float,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 1e-4,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    warmup_epochs: float = 0.0,
+    label_smoothing: float = 0.0,
+    precision: Precision = "float32",
+    gate_fraction: float = 0.1,
+    after_epoch: Callable[[int], None] | None = None,
+) -> int:
+    """Trains a network in place by SGD.
+
+    Args:
+        network: left in train mode; gates (see :class:`pathnas.ops.Gate`) fall from 1 to 0 over
+            the first `gate_fraction` of the steps and are removed.
+        batches: one pass is one epoch.
+        epochs: passes.
+        learning_rate: at its highest; ``"cosine"`` brings it to 0 at the end, step by step.
+        momentum: of SGD.
+        nesterov: whether momentum is Nesterov's.
+        weight_decay: on every parameter, norms included.
+        schedule: of the learning rate.
+        warmup_epochs: over which the learning rate rises from 0.
+        label_smoothing: of the cross entropy.
+        precision: of the forward pass, by autocast; float16 scales the loss.
+        gate_fraction: share of all steps, in (0, 1].
+        after_epoch: called with the number of epochs done; what it changes in mode is restored.
+
+    Returns:
+        The number of training images seen, repeats counted.
+
+    Raises:
+        FloatingPointError: if the loss of an epoch is not finite.
+    """
+    device = next(network.parameters()).device
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=learning_rate,
+        momentum=momentum,
+        nesterov=nesterov and momentum > 0,
+        weight_decay=weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    loss_of = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    steps, warmup = epochs * len(batches), warmup_epochs * len(batches)
+    step = images = 0
+    for epoch in range(1, epochs + 1):
+        network.train()
+        losses = []
+        for x, y in batches:
+            cell.set_gates(network, max(0.0, 1 - step / (gate_fraction * steps)))
+            optimizer.param_groups[0]["lr"] = _rate(
+                learning_rate, step, steps, warmup, cosine=schedule == "cosine"
+            )
+            with _autocast(device, precision):
+                loss = loss_of(network(x), y)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss.detach())
+            step, images = step + 1, images + len(y)
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the loss became {mean} in epoch {epoch} of {epochs}")
+        if after_epoch is not None:
+            after_epoch(epoch)
+    cell.set_gates(network, 0.0)
+    return images
+
+
+def _rate(peak: float, step: int, steps: int, warmup: float, *, cosine: bool) -> float:
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    if not cosine:
+        return peak
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _autocast(device: torch.device, precision: Precision) -> Any:
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, batches: Batches) -> float:
+    """Returns the share of images classified right, in [0, 1]; the network's mode is restored."""
+    training = network.training
+    network.eval()
+    right, images = [], 0
+    for x, y in batches:
+        right.append((network(x).argmax(1) == y).sum())
+        images += len(y)
+    network.train(training)
+    return int(torch.stack(right).sum()) / images
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, images: Tensor) -> None:
+    """Measures the moments of every edge that can grow, in place, by one pass over a batch.
+
+    With them, what is born below an edge is an identity in train mode on this batch, as well as in
+    eval mode on any input. The pass is in train mode, as training will be; running statistics and
+    the network's mode are restored.
+
+    Args:
+        network: with cells.
+        images: `[B, C, H, W]` of training images, normalized, without augmentation.
+    """
+    saved = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    training = network.training
+    hooks = [
+        edge.op.register_forward_hook(_measure(edge))
+        for found in cell.cells(network).values()
+        for _, edge in found.leaf_edges()
+    ]
+    try:
+        network.train()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        network.train(training)
+        for name, buffer in network.named_buffers():
+            if name in saved and not name.endswith((".mean", ".var")):
+                buffer.copy_(saved[name])
+
+
+def _measure(edge: cell.CellEdge) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(op: nn.Module, inputs: Any, output: Tensor) -> None:
+        var, mean = torch.var_mean(output, dim=(0, 2, 3), correction=0)
+        edge.moments = Moments(mean, var)
+
+    return hook

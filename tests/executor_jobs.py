@@ -1,0 +1,192 @@
+"""Jobs for the tests of executors; module-level, so that workers can import them by name.
+
+Each job imports torch for itself, so that a coordinator which only names it starts at once.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+
+def square(number):
+    return number * number
+
+
+def tensor_sum(values):
+    return values.sum()
+
+
+def train(seed):
+    """Three SGD steps of a small convolutional network; the digest tells every bit of it."""
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 3, padding=1, groups=2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8 * 16 * 16, 10),
+    )
+    for parameter in network.parameters():
+        parameter.data.normal_(0.0, 0.1, generator=random)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True)
+    for _ in range(3):
+        images = torch.randn(32, 3, 16, 16, generator=random)
+        labels = torch.randint(10, (32,), generator=random)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    weights = b"".join(value.numpy().tobytes() for value in network.state_dict().values())
+    return hashlib.sha256(weights).hexdigest()
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("this exception cannot describe itself")
+
+
+ERRORS = {
+    "value": ValueError("two\nlines"),
+    "mute": Mute(),
+    "system exit": SystemExit(3),
+    "floating point": FloatingPointError("the loss is nan"),
+    "memory": MemoryError(),
+    "interrupt": KeyboardInterrupt(),
+}
+
+
+def fail(kind):
+    """Raises the error of this name; any other argument is handed back."""
+    import torch
+
+    if kind in ERRORS:
+        raise ERRORS[kind]
+    if kind == "torch memory":
+        raise torch.OutOfMemoryError("no room")
+    if kind == "too large":
+        torch.empty(1 << 60, dtype=torch.uint8)
+    return kind
+
+
+def recurse(depth):
+    return recurse(depth + 1)
+
+
+def thread_count(_):
+    import torch
+
+    return torch.get_num_threads()
+
+
+def surroundings(names):
+    """What a job finds: its server, the server's environment, which modules it has already."""
+    server = os.getppid()
+    environment = Path(f"/proc/{server}/environ").read_bytes().decode().split("\0")
+    return {
+        "server": server,
+        "environment": dict(entry.split("=", 1) for entry in environment if entry),
+        "modules": [name for name in names if name in sys.modules],
+    }
+
+
+def misbehave(kind):
+    """Ends, hangs or lies in the way named; any other argument is handed back."""
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind.startswith("exit "):
+        os._exit(int(kind.removeprefix("exit ")))
+    if kind == "hang":
+        time.sleep(60)
+    if kind == "local value":
+        return lambda: None
+    if kind == "unreadable value":
+        return Unreadable()
+    if kind == "signal":
+        os.kill(os.getpid(), signal.SIGINT)
+    if kind.startswith("send "):
+        send(kind.removeprefix("send "))
+    return fail(kind)
+
+
+class Unreadable:
+    def __reduce__(self):
+        return fail, ("value",)
+
+
+def send(what):
+    """Writes past the executor's back into the pipe for the answer."""
+    [pipe] = [item for item in gc.get_objects() if isinstance(item, Connection) and item.writable]
+    if what == "garbage":
+        os.write(pipe.fileno(), b"\xff" * 100)
+    if what == "garbage and end":
+        os.write(pipe.fileno(), b"\xff" * 100)
+        os._exit(0)
+    if what == "another type and end":
+        os.write(pipe.fileno(), pickle.dumps({"value": 1}))
+        os._exit(0)
+    if what == "a part and hang":
+        os.write(pipe.fileno(), b"\x00\x00\x10\x00")
+        time.sleep(60)
+    while what == "without end":
+        os.write(pipe.fileno(), b"\x80" * 65536)
+
+
+def exhaust(limit):
+    """Asks for twice as much memory as the process may have."""
+    import torch
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    return torch.ones(2 * limit, dtype=torch.uint8)
+
+
+def large(size):
+    return b"x" * size
+
+
+def await_file(path):
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def signal_and_wait(paths):
+    """Makes the first file, if any, then waits for the second, if any."""
+    made, awaited = paths
+    if made is not None:
+        made.touch()
+    if awaited is not None:
+        await_file(awaited)
+    return os.getpid()
+
+
+def crowd(folder):
+    """How many of these jobs run at this moment, this one included."""
+    mark = folder / str(os.getpid())
+    mark.touch()
+    time.sleep(0.1)
+    seen = len(list(folder.iterdir()))
+    mark.unlink()
+    return seen
+
+
+def sleep_known(folder):
+    """Leaves its process id as a file's name, then sleeps for a minute; does nothing for None."""
+    if folder is not None:
+        (folder / str(os.getpid())).touch()
+        time.sleep(60)
+
+
+def kill_server(_):
+    """Kills the process that forks the workers, which knows how they end."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)

@@ -1,0 +1,91 @@
+"""Random specs, trees and networks for property tests."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pathnas import tree as trees
+from pathnas.cell import fits, same_borders
+from pathnas.ops import OPS, CellSpec, Conv
+from pathnas.transforms import Branch, Insert, Replace, Transform
+from pathnas.tree import BASE_TREE, Node
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> CellSpec:
+    """Cells of odd and even widths, with groups, strides and biases."""
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    channels_in = groups * draw(st.integers(1, 4))
+    channels_out = groups * draw(st.integers(1, 4))
+    kernel = draw(st.sampled_from([1, 3, 5]))
+    conv = Conv(
+        channels_in,
+        channels_out,
+        kernel=kernel,
+        stride=draw(st.sampled_from([1, 2])),
+        padding=draw(st.integers(0, kernel // 2)),
+        groups=groups,
+        bias=draw(st.booleans()),
+    )
+    activation = draw(st.sampled_from(["pre", "post"]))
+    bare = draw(st.booleans())
+    inner = draw(st.sampled_from([g for g in (1, 2, 3, groups) if channels_out % g == 0]))
+    return CellSpec(conv, activation, bare, inner)
+
+
+def _options(tree: Node) -> list[Transform]:
+    """Every transform that could be tried on a tree."""
+    found: list[Transform] = []
+    nodes = [((), tree)] + [(path, edge.child) for path, edge in trees.walk(tree)]
+    for path, node in nodes:
+        if len(node.edges) == 1 and node.edges[0].child.is_leaf:
+            found += [Branch(path, "add", n) for n in (2, 3)]
+            found += [Branch(path, "concat", n) for n in (2, 3)]
+    for path, edge in trees.walk(tree):
+        if edge.child.is_leaf and len(path) < 3:
+            found.append(Insert(path))
+        if edge.op == "identity":
+            found += [Replace(path, op) for op in OPS if op != "identity"]
+    return found
+
+
+@st.composite
+def growths(draw: st.DrawFn, spec: CellSpec, most: int = 8) -> list[Transform]:
+    """Sequences of transforms that the cell can hold, in any order."""
+    tree, done = BASE_TREE, []
+    for _ in range(draw(st.integers(1, most))):
+        options = _options(tree)
+        if not options:
+            break
+        choice = draw(st.sampled_from(options))
+        grown = choice(tree)
+        if fits(grown, spec) and same_borders(tree, grown, choice.path[:-1], spec):
+            tree, done = grown, [*done, choice]
+    return done
+
+
+def randomize(module: nn.Module, seed: int) -> None:
+    """Gives norms statistics and affine parameters that are not the defaults."""
+    generator = torch.Generator().manual_seed(seed)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            shape, dtype = norm.weight.shape, norm.weight.dtype
+            norm.weight.data = torch.rand(shape, generator=generator, dtype=dtype) + 0.5
+            norm.bias.data = torch.randn(shape, generator=generator, dtype=dtype)
+            norm.running_mean = torch.randn(shape, generator=generator, dtype=dtype)
+            norm.running_var = torch.rand(shape, generator=generator, dtype=dtype) + 0.5
+
+
+def images(channels: int, seed: int, dtype: torch.dtype, *, size: int = 7) -> Tensor:
+    """A batch `[4, channels, size, size]`, of an odd size by default."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(4, channels, size, size, generator=generator, dtype=dtype)
+
+
+def relative_change(before: Tensor, after: Tensor) -> float:
+    """The error of a law: max |change| over max |output|."""
+    scale = float(before.detach().abs().max())
+    change = float((before - after).detach().abs().max())
+    return change / scale if scale else change
