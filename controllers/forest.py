@@ -3,7 +3,7 @@
 Pure structure, no weights. A *state* is what one step of the tree-LSTM yields; it is known by its
 step and by the states it starts from, so equal subtrees of a batch, wherever they stand, are one
 state. States of one kind and level are a :class:`Group`, which is computed in one matrix product.
-Only what the question needs is listed: what stands at the focus and beside the path from the root
+Only what the questions need is listed: what stands at the focus and beside the path from the root
 to it (bottom-up), and that path (top-down).
 """
 
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """States that one matrix product yields.
+    """States that are computed together.
 
     Attributes:
         kind: of the step.
@@ -49,11 +49,11 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Forest:
-    """The states of a batch, in an order in which each comes after its sources.
+class Planting:
+    """What a batch of observations adds to a forest, and where its focuses are.
 
     Attributes:
-        groups: the states after :data:`ZERO`, numbered group by group.
+        groups: the new states, numbered on group by group; each comes after its sources.
         up: `[B]` the bottom-up state of each observation's focus.
         down: `[B]` its top-down state.
     """
@@ -63,74 +63,73 @@ class Forest:
     down: NDArray[np.int64]
 
 
-def plant(observations: Mapping[str, Any], positions: int) -> Forest:
-    """Returns the forest of stacked observations.
+class Forest:
+    """The states found so far; state 0 is :data:`ZERO`.
 
     Args:
-        observations: the arrays of :func:`pathnas.envs.observation.encode`, stacked `[B, ...]`.
-        positions: the most branches of a node.
-
-    Raises:
-        ValueError: if a node has more branches.
+        adds: the most branches of a node that adds.
+        concats: the most branches of a node that concatenates.
     """
-    widest = int(observations["position"].max(initial=0)) + 1
-    if widest > positions:
-        raise ValueError(f"a node has at most {positions} branches, got {widest}")
-    seeds = _Seeds(positions)
-    merge = QUESTIONS.index("merge")
-    lengths = np.count_nonzero(observations["node"], axis=1).tolist()
-    columns = [observations[name] for name in ("op", "node", "parent", "position")]
-    questions, focuses = observations["question"].tolist(), observations["focus"].tolist()
-    up, down = [], []
-    for index, (rows, question, focus) in enumerate(zip(lengths, questions, focuses, strict=True)):
-        op, node, parent, position = (column[index, :rows].tolist() for column in columns)
-        path = _path(parent, focus)
-        below, branches = seeds.bottom_up(op, node, parent, position, path)
-        up.append(below if question == merge or focus == 0 else seeds.edge(UP, op[focus], below))
-        down.append(seeds.top_down(op, node, parent, path, branches))
-    return seeds.forest(up, down)
 
+    def __init__(self, adds: int, concats: int) -> None:
+        self.positions = {ADD_NODE: adds, CONCAT_NODE: concats}
+        self._numbers: dict[tuple[int, ...], int] = {}  # in the order of discovery
+        self._levels = [0]
+        self._places = [0]  # of each number: the state's place in the order of the groups
+        self._planted = 1
+        self._new: dict[tuple[int, int, int], list[tuple[int, ...]]] = {}
 
-def _path(parent: list[int], row: int) -> list[int]:
-    """Returns the rows from the root to a row, without the root, which is row 0."""
-    path = []
-    while row:
-        path.append(row)
-        row = parent[row]
-    return path[::-1]
+    def plant(self, observations: Mapping[str, Any]) -> Planting:
+        """Adds the states that stacked observations need.
 
+        Args:
+            observations: the arrays of :func:`pathnas.envs.observation.encode`, `[B, ...]`.
 
-class _Seeds:
-    """The states found so far, numbered as they are found."""
+        Raises:
+            ValueError: if a node has too many branches.
+        """
+        merge = QUESTIONS.index("merge")
+        lengths = np.count_nonzero(observations["node"], axis=1).tolist()
+        names = "op", "node", "parent", "position"
+        columns = [observations[name][:, : max(lengths)].tolist() for name in names]
+        questions, focuses = observations["question"].tolist(), observations["focus"].tolist()
+        up, down = [], []
+        for rows, question, focus, op, node, parent, position in zip(
+            lengths, questions, focuses, *columns, strict=True
+        ):
+            path = _path(parent, focus)
+            below, branches = self._bottom_up(op, node, parent, position, path, rows)
+            is_node = question == merge or not path
+            up.append(below if is_node else self._edge(UP, op[focus], below))
+            down.append(self._top_down(op, node, parent, path, branches))
+        groups = self._number_on()
+        places = (np.array([self._places[state] for state in half]) for half in (up, down))
+        return Planting(groups, *places)
 
-    def __init__(self, positions: int) -> None:
-        self.positions = positions
-        self.numbers: dict[tuple[int, ...], int] = {}
-        self.levels = [0]
-        self.groups: dict[tuple[int, int, int], list[tuple[int, ...]]] = {}
-
-    def bottom_up(
+    def _bottom_up(
         self,
         op: list[int],
         node: list[int],
         parent: list[int],
         position: list[int],
         path: list[int],
+        rows: int,
     ) -> tuple[int, list[list[int]]]:
         """Returns the state of the node at the path's end, and those after each row's branches.
 
-        On the path to the focus the child's own slot is left zero.
+        On the path the slot of the child that leads to the focus is left zero.
         """
-        branches = [[ZERO] * self.positions for _ in node]
+        branches: list[list[int]] = [[] for _ in range(rows)]
         on_path = {0, *path}
-        focus = path[-1] if path else 0
-        for row in range(len(node) - 1, 0, -1):  # children come after their parents
+        for row in range(rows - 1, 0, -1):  # children come after their parents
+            state = ZERO
             if row not in on_path:
-                below = self.node(UP, node[row], branches[row])
-                branches[parent[row]][position[row]] = self.edge(UP, op[row], below)
-        return self.node(UP, node[focus], branches[focus]), branches
+                state = self._edge(UP, op[row], self._node(UP, node[row], branches[row]))
+            branches[parent[row]].insert(0, state)
+        focus = path[-1] if path else 0
+        return self._node(UP, node[focus], branches[focus]), branches
 
-    def top_down(
+    def _top_down(
         self,
         op: list[int],
         node: list[int],
@@ -142,51 +141,67 @@ class _Seeds:
         state = ZERO
         for row in path:
             above = parent[row]
-            if node[above] != SINGLE:
-                state = self.node(DOWN, node[above], [*branches[above], state])
-            state = self.edge(DOWN, op[row], state)
+            state = self._node(DOWN, node[above], branches[above], state)
+            state = self._edge(DOWN, op[row], state)
         return state
 
-    def edge(self, direction: int, op: int, source: int) -> int:
-        """Returns the state after an edge."""
-        return self._number(direction, EDGE, 1 + self.levels[source], op, (source,))
+    def _edge(self, direction: int, op: int, source: int) -> int:
+        return self._state(direction, EDGE, 1 + self._levels[source], op, (source,))
 
-    def node(self, direction: int, kind: int, sources: list[int]) -> int:
-        """Returns the state at a node; one with a single branch hands its child's on."""
+    def _node(self, direction: int, kind: int, branches: list[int], parent: int = ZERO) -> int:
         if kind == LEAF:
             return ZERO
         if kind == SINGLE:
-            return sources[0]
-        if direction == UP:
-            level = max([self.levels[source] for source in sources])
-        else:
-            level = self.levels[sources[-1]]
+            return branches[0] if direction == UP else parent
         place = ADD_NODE if kind == ADD else CONCAT_NODE
-        return self._number(direction, place, level, kind, tuple(sources))
+        absent = self.positions[place] - len(branches)
+        if absent < 0:
+            raise ValueError(
+                f"expected at most {self.positions} branches of a node, got {len(branches)}"
+            )
+        sources = (*branches, *(ZERO,) * absent)
+        if direction == DOWN:
+            return self._state(DOWN, place, self._levels[parent], kind, (*sources, parent))
+        level = max([self._levels[branch] for branch in branches])
+        return self._state(UP, place, level, kind, sources)
 
-    def _number(
+    def _state(
         self, direction: int, place: int, level: int, code: int, sources: tuple[int, ...]
     ) -> int:
         key = (direction, place, code, *sources)
-        number = self.numbers.get(key)
+        number = self._numbers.get(key)
         if number is None:
-            number = self.numbers[key] = len(self.levels)
-            self.levels.append(level)
+            number = self._numbers[key] = len(self._levels)
+            self._levels.append(level)
+            self._places.append(0)
             entry = (number, code, *sources)
-            self.groups.setdefault((direction, level, place), []).append(entry)
+            self._new.setdefault((direction, level, place), []).append(entry)
         return number
 
-    def forest(self, up: list[int], down: list[int]) -> Forest:
-        """Returns what was found, renumbered group by group."""
-        place_of = np.zeros(len(self.levels), dtype=np.int64)
-        groups, start = [], 1
-        # An edge is one level above its source and a node on the level of its highest one, so
-        # within a level the edges come first. All of bottom-up comes before top-down.
-        for direction, level, place in sorted(self.groups):
-            entries = np.array(self.groups[direction, level, place], dtype=np.int64)
-            place_of[entries[:, 0]] = np.arange(start, start + len(entries))
-            start += len(entries)
-            groups.append(
-                Group(Kind(direction, place), entries[:, 1].copy(), place_of[entries[:, 2:]])
-            )
-        return Forest(groups, place_of[up], place_of[down])
+    def _number_on(self) -> list[Group]:
+        """Returns the new states in groups, sources first.
+
+        An edge is one level above its source and a node on the level of its highest one, so within
+        a level the edges come first. All of bottom-up comes before top-down.
+        """
+        groups = []
+        places = self._places
+        for direction, level, place in sorted(self._new):
+            entries = self._new[direction, level, place]
+            sources = [[places[source] for source in entry[2:]] for entry in entries]
+            for number, *_ in entries:
+                places[number] = self._planted
+                self._planted += 1
+            inputs = np.array([entry[1] for entry in entries])
+            groups.append(Group(Kind(direction, place), inputs, np.array(sources)))
+        self._new.clear()
+        return groups
+
+
+def _path(parent: list[int], row: int) -> list[int]:
+    """Returns the rows from the root to a row, without the root, which is row 0."""
+    path = []
+    while row:
+        path.append(row)
+        row = parent[row]
+    return path[::-1]

@@ -7,13 +7,14 @@ gradients), and called again on the stored observations in the update.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from pathnas.controllers.tree_lstm import TreeLSTM, linear
+from pathnas.controllers.tree_lstm import Memory, TreeLSTM, linear
 from pathnas.decisions import KINDS, MERGES, Actions
 from pathnas.envs.observation import BASE, QUESTIONS
 
@@ -21,7 +22,15 @@ Observations = Mapping[str, Any]
 """The arrays of :func:`pathnas.envs.observation.encode` for a batch, stacked: `[B, ...]`."""
 
 Policy = Callable[[Observations], Categorical]
-"""What a rollout samples from: a batch of observations to a distribution over `[B, A]`."""
+"""From a batch of observations to a distribution over the flat table of actions, `[B, A]`."""
+
+
+class Acting(Protocol):
+    """What can be rolled out."""
+
+    def frozen(self) -> Policy:
+        """Returns the policy as it is now; it is called many times without a change."""
+        ...
 
 
 class MaskedCategorical(Categorical):
@@ -98,9 +107,9 @@ class Controller(nn.Module):
         super().__init__()
         self.actions = actions or Actions()
         generator = torch.Generator().manual_seed(seed)
-        positions = max(n for _, n in MERGES)
+        adds, concats = (max(n for merge, n in MERGES if merge == m) for m in ("add", "concat"))
         ops = BASE + 1 + len(self.actions.ops)
-        self.tree_lstm = TreeLSTM(ops, positions, embedding, hidden, generator)
+        self.tree_lstm = TreeLSTM(ops, adds, concats, embedding, hidden, generator)
         self.merges = tuple(dict.fromkeys(merge for merge, _ in MERGES))
         outputs = {
             "merge": 1 + len(self.merges),
@@ -113,8 +122,21 @@ class Controller(nn.Module):
         )
         self.register_buffer("answers", _answers(self.actions), persistent=False)
 
-    def forward(self, observations: Observations) -> MaskedCategorical:
+    def frozen(self) -> Policy:
+        """Returns the same policy as it acts while its weights do not change.
+
+        It remembers what it has read: subtrees of one call are not read again in the next.
+        """
+        return partial(self, memory=self.tree_lstm.memory())
+
+    def forward(
+        self, observations: Observations, memory: Memory | None = None
+    ) -> MaskedCategorical:
         """Returns the distribution over the flat table of actions, `[B, A]`.
+
+        Args:
+            observations: the batch.
+            memory: of earlier calls with the same weights; see :meth:`frozen`.
 
         Raises:
             ValueError: if a row's mask allows no answer to its question, the mask is not as wide
@@ -122,7 +144,7 @@ class Controller(nn.Module):
         """
         question = torch.from_numpy(observations["question"])
         allowed = allowed_actions(observations, self.actions) & self.answers[question]
-        features = self.tree_lstm(observations)
+        features = self.tree_lstm(observations, memory)
         logits = features.new_zeros(allowed.shape)
         for kind in KINDS:
             rows = (question == QUESTIONS.index(kind)).nonzero().flatten()

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from pathnas.controllers.policy import MaskedCategorical, Observations, allowed_actions, masked
+from pathnas.controllers.policy import (
+    MaskedCategorical,
+    Observations,
+    Policy,
+    allowed_actions,
+    masked,
+)
 from pathnas.decisions import Actions
 
 
@@ -17,6 +23,10 @@ class RandomController:
 
     def __init__(self, actions: Actions | None = None) -> None:
         self.actions = actions or Actions()
+
+    def frozen(self) -> Policy:
+        """Returns itself."""
+        return self
 
     def __call__(self, observations: Observations) -> MaskedCategorical:
         """Returns the uniform distribution over the allowed actions, `[B, A]`.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pathnas import decisions
-from pathnas.controllers.policy import Policy
+from pathnas.controllers.policy import Acting
 from pathnas.decisions import Limits, State
 from pathnas.envs import observation
 from pathnas.tree import Node
@@ -39,12 +39,12 @@ def stack(observations: Sequence[observation.Observation]) -> dict[str, NDArray[
 
 @torch.inference_mode()
 def rollout(
-    controller: Policy, limits: Limits, episodes: int, generator: torch.Generator
+    controller: Acting, limits: Limits, episodes: int, generator: torch.Generator
 ) -> list[Episode]:
     """Returns episodes that were rolled out in lockstep.
 
     Args:
-        controller: what chooses; see :data:`pathnas.controllers.policy.Policy`.
+        controller: what chooses; its weights must not change meanwhile.
         limits: what the candidates may be.
         episodes: how many, at least 1.
         generator: the source of the choices; equal states of it give equal episodes.
@@ -54,21 +54,20 @@ def rollout(
     """
     if episodes < 1:
         raise ValueError(f"expected at least one episode, got {episodes}")
+    policy = controller.frozen()
     states = [State()] * episodes
     seen: list[list[observation.Observation]] = [[] for _ in states]
     chosen: list[list[int]] = [[] for _ in states]
-    encoded: dict[State, observation.Observation] = {}
     active = list(range(episodes))
     while active:
-        for index in active:
-            state = states[index]
-            if state not in encoded:
-                encoded[state] = observation.encode(state, limits)
-            seen[index].append(encoded[state])
-        batch = stack([seen[index][-1] for index in active])
-        probabilities = controller(batch).probs
+        distinct = dict.fromkeys(states[index] for index in active)  # equal states are read once
+        views = {state: observation.encode(state, limits) for state in distinct}
+        row_of = {state: row for row, state in enumerate(distinct)}
+        probabilities = policy(stack(list(views.values()))).probs
+        probabilities = probabilities[[row_of[states[index]] for index in active]]
         actions = torch.multinomial(probabilities, 1, generator=generator).flatten().tolist()
         for index, action in zip(active, actions, strict=True):
+            seen[index].append(views[states[index]])
             chosen[index].append(action)
             states[index] = decisions.step(states[index], action, limits)
         active = [index for index in active if not states[index].done]

@@ -20,9 +20,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pathnas.controllers import forest
-from pathnas.controllers.forest import ADD_NODE, CONCAT_NODE, DOWN, EDGE, UP, Kind
+from pathnas.controllers.forest import ADD_NODE, CONCAT_NODE, DOWN, EDGE, UP, Forest, Group, Kind
 from pathnas.envs.observation import CONCAT_REPLICATE
+
+
+class Memory:
+    """The states computed so far, from one and the same weights.
+
+    Args:
+        forest: says which states they are.
+        hidden: size of a state.
+    """
+
+    def __init__(self, forest: Forest, hidden: int) -> None:
+        self.forest = forest
+        self.h = torch.zeros(1, hidden)
+        self.c = torch.zeros(1, hidden)
+        self._size = 1
+
+    def append(self, h: Tensor, c: Tensor) -> None:
+        """Adds states `[M, H]`, whose numbers follow on."""
+        if torch.is_grad_enabled():
+            self.h, self.c = torch.cat([self.h, h]), torch.cat([self.c, c])
+        else:  # nothing keeps the old values for a gradient, so there may be room in advance
+            end = self._size + len(h)
+            if end > len(self.h):
+                room = h.new_empty(end, h.shape[1])
+                self.h, self.c = torch.cat([self.h, room]), torch.cat([self.c, room])
+            self.h[self._size : end] = h
+            self.c[self._size : end] = c
+        self._size += len(h)
 
 
 class TreeLSTM(nn.Module):
@@ -30,83 +57,73 @@ class TreeLSTM(nn.Module):
 
     Args:
         ops: values that the array ``op`` of an observation takes.
-        positions: the most branches of a node.
+        adds: the most branches of a node that adds.
+        concats: the most branches of a node that concatenates.
         embedding: size of the embeddings of operations and of node types.
         hidden: size of the state in each direction.
         generator: the source of the initial weights.
     """
 
     def __init__(
-        self, ops: int, positions: int, embedding: int, hidden: int, generator: torch.Generator
+        self,
+        ops: int,
+        adds: int,
+        concats: int,
+        embedding: int,
+        hidden: int,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.positions = positions
-        self.hidden = hidden
+        self.adds, self.concats, self.hidden = adds, concats, hidden
         self.ops = _embedding(ops, embedding, generator)
         self.nodes = _embedding(CONCAT_REPLICATE + 1, embedding, generator)
         sizes = embedding, hidden, generator
-        self.up_edge = EdgeStep(*sizes)
+        self.up_edge = _lstm_cell(*sizes)
         self.up_add = ChildSumStep(*sizes, parent=False)
-        self.up_concat = NaryStep(positions, *sizes)
-        self.down_edge = EdgeStep(*sizes)
+        self.up_concat = NaryStep(concats, *sizes)
+        self.down_edge = _lstm_cell(*sizes)
         self.down_add = ChildSumStep(*sizes, parent=True)
-        self.down_concat = NaryStep(positions + 1, *sizes)
+        self.down_concat = NaryStep(concats + 1, *sizes)
 
-    def forward(self, observations: Mapping[str, Any]) -> Tensor:
+    def memory(self) -> Memory:
+        """Returns an empty memory, to be used as long as the weights do not change."""
+        return Memory(Forest(self.adds, self.concats), self.hidden)
+
+    def forward(self, observations: Mapping[str, Any], memory: Memory | None = None) -> Tensor:
         """Maps stacked observations `[B, ...]` to `[B, 2 hidden]`: bottom-up, then top-down.
 
         For a merge question the bottom-up half is the node's state before the edge above it; for
         an op or insert question the edge's state after its step.
 
-        Raises:
-            ValueError: if a node has more branches than there are positions.
-        """
-        planted = forest.plant(observations, self.positions)
-        steps = self._steps()
-        tables: dict[Kind, Tensor] = {}
-        states = self.ops.new_zeros(1, 2 * self.hidden)
-        for group in planted.groups:
-            step = steps[group.kind]
-            if group.kind not in tables:  # few inputs exist: project each once, then look it up
-                of_edge = group.kind.place == EDGE
-                tables[group.kind] = step.input(self.ops if of_edge else self.nodes)
-            inputs = tables[group.kind].index_select(0, torch.from_numpy(group.inputs))
-            sources = states.index_select(0, torch.from_numpy(group.sources.reshape(-1)))
-            new = step(inputs, sources.view(*group.sources.shape, 2 * self.hidden))
-            states = torch.cat([states, new])
-        halves = (torch.from_numpy(half) for half in (planted.up, planted.down))
-        return torch.cat([states.index_select(0, at)[:, : self.hidden] for at in halves], dim=1)
+        Args:
+            observations: the arrays of :func:`pathnas.envs.observation.encode`, stacked.
+            memory: states of earlier calls; they are not computed again.
 
-    def _steps(self) -> dict[Kind, EdgeStep | NodeStep]:
-        return {
-            Kind(UP, EDGE): self.up_edge,
+        Raises:
+            ValueError: if a node has too many branches.
+        """
+        states = self.memory() if memory is None else memory
+        planting = states.forest.plant(observations)
+        for group in planting.groups:
+            states.append(*self._compute(group, states))
+        halves = (torch.from_numpy(half) for half in (planting.up, planting.down))
+        return torch.cat([states.h.index_select(0, half) for half in halves], dim=1)
+
+    def _compute(self, group: Group, states: Memory) -> tuple[Tensor, Tensor]:
+        inputs, sources = torch.from_numpy(group.inputs), torch.from_numpy(group.sources)
+        flat = sources.flatten()
+        h, c = states.h.index_select(0, flat), states.c.index_select(0, flat)
+        if group.kind.place == EDGE:
+            cell = self.up_edge if group.kind.direction == UP else self.down_edge
+            return cell(self.ops.index_select(0, inputs), (h, c))
+        step: NodeStep = {
             Kind(UP, ADD_NODE): self.up_add,
             Kind(UP, CONCAT_NODE): self.up_concat,
-            Kind(DOWN, EDGE): self.down_edge,
             Kind(DOWN, ADD_NODE): self.down_add,
             Kind(DOWN, CONCAT_NODE): self.down_concat,
-        }
-
-
-class EdgeStep(nn.Module):
-    """One step of an LSTM cell: the operation is the input, the state below (or above) the state.
-
-    Rows of the weights: input, forget and output gate, update.
-    """
-
-    def __init__(self, embedding: int, hidden: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.input = linear(embedding, 4 * hidden, generator)
-        self.recurrent = _recurrent(4, 1, hidden, generator)
-
-    def forward(self, inputs: Tensor, sources: Tensor) -> Tensor:
-        """Maps projected inputs `[M, 4 H]` and states `[M, 1, 2 H]` (h, then c) to `[M, 2 H]`."""
-        h, c = sources[:, 0].split(self.hidden, dim=1)
-        gates = torch.addmm(inputs, h, self.recurrent.t())
-        i, f, o = gates[:, : 3 * self.hidden].sigmoid().chunk(3, dim=1)
-        c = torch.addcmul(f * c, i, gates[:, 3 * self.hidden :].tanh())
-        return torch.cat([o * c.tanh(), c], dim=1)
+        }[group.kind]
+        shape = (*sources.shape, self.hidden)
+        return step(self.nodes.index_select(0, inputs), h.view(shape), c.view(shape))
 
 
 class NodeStep(nn.Module):
@@ -121,24 +138,23 @@ class NodeStep(nn.Module):
         self.hidden = hidden
         self.input = linear(embedding, 4 * hidden, generator)
 
-    def forward(self, inputs: Tensor, sources: Tensor) -> Tensor:
-        """Maps projected inputs `[M, 4 H]` and states `[M, S, 2 H]` (h, then c) to `[M, 2 H]`."""
-        h, c = sources.split(self.hidden, dim=2)
-        gates, forget = self.from_states(h)
-        gates = inputs[:, : 3 * self.hidden] + gates
+    def forward(self, inputs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps embeddings `[M, E]` and states `[M, S, H]` to new states `[M, H]`."""
+        gates, forget = self.input(inputs).split([3 * self.hidden, self.hidden], dim=1)
+        from_h, forget_from_h = self.from_states(h)
+        gates = gates + from_h
         i, o = gates[:, : 2 * self.hidden].sigmoid().chunk(2, dim=1)
-        forget = (inputs[:, None, 3 * self.hidden :] + forget).sigmoid()
-        kept = (forget * c).sum(dim=1)
+        kept = ((forget[:, None] + forget_from_h).sigmoid() * c).sum(dim=1)
         c = torch.addcmul(kept, i, gates[:, 2 * self.hidden :].tanh())
-        return torch.cat([o * c.tanh(), c], dim=1)
+        return o * c.tanh(), c
 
     def from_states(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps `[M, S, H]` to what it adds to the gates `[M, 3 H]` and to forgetting `[M, S, H]`."""
+        """Maps `[M, S, H]` to what it adds to the gates `[M, 3 H]` and forget gates `[M, S, H]`."""
         raise NotImplementedError
 
 
 class ChildSumStep(NodeStep):
-    """The child-sum step: gates from the sum of the children, one forget gate a child from it alone.
+    """The child-sum step: gates from the sum of the children, a child's forget gate from it alone.
 
     With `parent` the last source is the parent's state, which has weights of its own.
     """
@@ -147,19 +163,18 @@ class ChildSumStep(NodeStep):
         self, embedding: int, hidden: int, generator: torch.Generator, parent: bool
     ) -> None:
         super().__init__(embedding, hidden, generator)
-        self.children_weight = _recurrent(4, 1, hidden, generator)
-        self.parent_weight = _recurrent(4, 1, hidden, generator) if parent else None
+        self.gates = _recurrent(3, 1, hidden, generator)
+        self.forget = _recurrent(1, 1, hidden, generator)
+        self.parent = _recurrent(4, 1, hidden, generator) if parent else None
 
     def from_states(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`NodeStep.from_states`."""
-        if self.parent_weight is None:
-            added = F.linear(h, self.children_weight)
-        else:
-            of_children = F.linear(h[:, :-1], self.children_weight)
-            of_parent = F.linear(h[:, -1:], self.parent_weight)
-            added = torch.cat([of_children, of_parent], dim=1)
-        gates, forget = added.split([3 * self.hidden, self.hidden], dim=2)
-        return gates.sum(dim=1), forget
+        if self.parent is None:
+            return F.linear(h.sum(dim=1), self.gates), F.linear(h, self.forget)
+        children = h[:, :-1]
+        gates, forget = F.linear(h[:, -1], self.parent).split([3 * self.hidden, self.hidden], dim=1)
+        gates = gates + F.linear(children.sum(dim=1), self.gates)
+        return gates, torch.cat([F.linear(children, self.forget), forget[:, None]], dim=1)
 
 
 class NaryStep(NodeStep):
@@ -184,6 +199,15 @@ def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     for weight in layer.parameters():
         nn.init.uniform_(weight, -bound, bound, generator=generator)
     return layer
+
+
+def _lstm_cell(embedding: int, hidden: int, generator: torch.Generator) -> nn.LSTMCell:
+    cell = nn.utils.skip_init(nn.LSTMCell, embedding, hidden)
+    bound = 1 / math.sqrt(hidden)
+    for weight in (cell.weight_ih, cell.bias_ih, cell.bias_hh):
+        nn.init.uniform_(weight, -bound, bound, generator=generator)
+    cell.weight_hh = _recurrent(4, 1, hidden, generator)
+    return cell
 
 
 def _embedding(rows: int, size: int, generator: torch.Generator) -> nn.Parameter:

@@ -17,6 +17,8 @@ from pathnas.search import Record, Update
 class Board:
     """Writes the event files of a search and its control.
 
+    A context manager, which closes the files.
+
     Args:
         folder: of the event files; each run gets a folder below it.
     """
@@ -56,8 +58,8 @@ class Board:
             writer.add_scalar("search/reward_best", best.reward, step)
             writer.add_scalar("search/accuracy_best", best.outcome.accuracy, step)
             if best.update == step:
-                drawn = trees.indented(best.candidate.tree).replace("\n", "\n    ")
-                writer.add_text("search/best_tree", f"`{best.candidate.key}`\n\n    {drawn}", step)
+                tree = best.candidate.tree
+                self.text(name, "search/best_tree", f"{tree}\n\n{trees.indented(tree)}", step)
         writer.flush()
 
     def learner(self, name: str, update: Update) -> None:
@@ -67,11 +69,13 @@ class Board:
             writer.add_scalar(f"controller/{metric}", value, update.number)
         writer.flush()
 
-    def text(self, name: str, tag: str, text: str) -> None:
-        """Writes a text, such as the config, to a named run."""
-        self.writer(name).add_text(tag, text)
+    def text(self, name: str, tag: str, text: str, step: int = 0) -> None:
+        """Writes a text, such as the config, to a named run; TensorBoard shows it as it is."""
+        self.writer(name).add_text(tag, "    " + text.replace("\n", "\n    "), step)
 
-    def close(self) -> None:
-        """Closes all event files."""
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for writer in self._writers.values():
             writer.close()

@@ -41,11 +41,11 @@ class Finished:
     trained: Trained
     macs: int
 
-    def report(self, test: float) -> dict[str, Any]:
+    def report(self, test: float | None = None) -> dict[str, Any]:
         """Returns the entry of the summary."""
         return {
             "validation": self.trained.accuracy,
-            "test": test,
+            **({} if test is None else {"test": test}),
             "parameters": self.trained.parameters,
             "macs": self.macs,
             "tree": trees.key(self.job.tree),
@@ -72,8 +72,12 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     data.save(splits.train, setting.folder / "train")
     data.save(splits.validation, setting.folder / "validation")
     preload = ("pathnas.evaluators",)
-    with executors.executor(config.workers.kind, config.workers.count, preload) as executor:
-        experiment = Experiment(config, setting, space, folder, executor, console)
+    with (
+        executors.executor(config.workers.kind, config.workers.count, preload) as executor,
+        Board(folder.path / "tensorboard") as board,
+    ):
+        board.text("env", "config", configs.dump(config))
+        experiment = Experiment(config, setting, space, folder, executor, console, board)
         base = experiment.train_base()
         found = {name: experiment.search(name, base) for name in experiment.searches}
         picks = experiment.train_in_full(base, found)
@@ -129,6 +133,7 @@ class Experiment:
         folder: of the run.
         executor: does the trainings.
         console: shows them.
+        board: of TensorBoard.
     """
 
     def __init__(
@@ -139,6 +144,7 @@ class Experiment:
         folder: RunFolder,
         executor: Executor,
         console: Console,
+        board: Board,
     ) -> None:
         self.config = config
         self.setting = setting
@@ -146,15 +152,19 @@ class Experiment:
         self.folder = folder
         self.executor = executor
         self.console = console
+        self.board = board
         self.network = config.base.network.model_dump()
         self.searches = ("search", "control") if config.search.control else ("search",)
         self.seconds: dict[str, float] = {}
         self.images: dict[str, int] = {}
+        self.updates: dict[str, int] = {}
+        self._phase = ""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measures the seconds of a phase."""
-        start = time.perf_counter()
+        """Measures the seconds of a phase, and counts the images of its trainings."""
+        self.images[name] = 0
+        self._phase, start = name, time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
@@ -176,7 +186,6 @@ class Experiment:
         )
         with self.phase("base"):
             [finished] = self._train([job], "base network")
-        self.images["base"] = finished.trained.images
         self.console.line(
             f"base network: validation accuracy {finished.trained.accuracy:.4f}, "
             f"{finished.trained.parameters:,} parameters, {finished.macs:,} multiply-adds"
@@ -192,7 +201,7 @@ class Experiment:
             kind, limits.actions, seed=seed, **settings.controller.model_dump(exclude={"name"})
         )
         evaluator = self._evaluator(base)
-        record, board = Record(), Board(self.folder.path / "tensorboard")
+        record = Record()
         self.console.line(f"{name}: {kind} controller, {settings.trials} trees")
         start = time.perf_counter()
         shown: list[Outcome] = []
@@ -208,14 +217,12 @@ class Experiment:
                 patience=settings.patience,
                 generator=torch.Generator().manual_seed(seed),
             ):
+                self.updates[name] = update.number + 1
                 for trial in update.trials:
                     self.folder.append(f"{name}.jsonl", trial)
                 env, learning = ("control",) * 2 if name == "control" else ("env", "controller")
-                board.update(env, update, record, time.perf_counter() - start)
-                board.learner(learning, update)
-        board.text("env", "config", "    " + configs.dump(self.config).replace("\n", "\n    "))
-        board.close()
-        self.images[name] = sum(t.outcome.images for t in record.trials.values())
+                self.board.update(env, update, record, time.perf_counter() - start)
+                self.board.learner(learning, update)
         return record
 
     def _evaluator(self, base: Finished) -> InheritAndTrain:
@@ -253,6 +260,7 @@ class Experiment:
         for index, result in self.executor.run(evaluator, candidates, deadline=deadline):
             outcome = outcomes[index] = self._outcome(result, candidates[index])
             shown.append(outcome)
+            self.images[self._phase] += outcome.images
             best = max((o.accuracy for o in shown if o.accuracy is not None), default=0.0)
             self.console.trial(len(shown), candidates[index], outcome, best)
         return [outcomes[index] for index in range(len(candidates))]
@@ -298,7 +306,6 @@ class Experiment:
                 )
             if final.wider:
                 [picks["wider_base"]] = self._train([self._wider(base, picks["best"])], "wider")
-            self.images["full"] = sum(f.trained.images for f in {*done.values(), *picks.values()})
             if final.retrain:
                 picks = self._retrain(picks)
         return picks
@@ -329,7 +336,6 @@ class Experiment:
             for name, one in picks.items()
         ]
         again = self._train(jobs, "retraining")
-        self.images["retraining"] = sum(one.trained.images for one in again)
         return {
             name: replace(new, trained=replace(new.trained, accuracy=old.trained.accuracy))
             for (name, old), new in zip(picks.items(), again, strict=True)
@@ -346,6 +352,7 @@ class Experiment:
 
     def _train(self, jobs: list[Training], title: str) -> list[Finished]:
         trained = self._all(evaluators.train, jobs, title)
+        self.images[self._phase] += sum(one.images for one in trained)
         return [Finished(job, one, self._macs(job)) for job, one in zip(jobs, trained, strict=True)]
 
     def _macs(self, job: Training) -> int:
@@ -386,14 +393,15 @@ class Experiment:
             validation=pick.trained.accuracy,
             test=tests["best"],
         )
-        started = {key: value for key, value in base.report(0.0).items() if key != "test"}
         return {
             "name": self.config.name,
             "folder": str(self.folder.path),
-            "base": started,
-            **{name: one.report(tests[name]) for name, one in picks.items()},
+            "networks": {
+                "base": base.report(),
+                **{name: one.report(tests[name]) for name, one in picks.items()},
+            },
             "best_tree": trees.to_dict(pick.job.tree),
-            **{name: _counts(record) for name, record in found.items()},
+            "searches": {name: self._counts(name, record) for name, record in found.items()},
             "images": {**self.images, "all": sum(self.images.values())},
             "seconds": {**self.seconds, "all": round(sum(self.seconds.values()), 3)},
             "seeds": {"run": self.config.seed, "base": base.job.seed, "full": pick.job.seed},
@@ -405,16 +413,15 @@ class Experiment:
             },
         }
 
-
-def _counts(record: Record) -> dict[str, Any]:
-    outcomes = [trial.outcome for trial in record.trials.values()]
-    accuracies = [o.accuracy for o in outcomes if o.accuracy is not None]
-    updates = {trial.update for trial in record.trials.values()}
-    return {
-        "distinct_trees": len(outcomes),
-        "failed": len(outcomes) - len(accuracies),
-        "updates": 1 + max(updates),
-        "best_trial_accuracy": max(accuracies),
-        "mean_trial_accuracy": sum(accuracies) / len(accuracies),
-        "trial_seconds": round(sum(o.seconds for o in outcomes), 3),
-    }
+    def _counts(self, name: str, record: Record) -> dict[str, Any]:
+        outcomes = [trial.outcome for trial in record.trials.values()]
+        accuracies = [o.accuracy for o in outcomes if o.accuracy is not None]
+        return {
+            "updates": self.updates[name],
+            "trials": self.updates[name] * self.config.search.episodes,
+            "distinct_trees": len(outcomes),
+            "failed": len(outcomes) - len(accuracies),
+            "best_trial_accuracy": max(accuracies),
+            "mean_trial_accuracy": sum(accuracies) / len(accuracies),
+            "trial_seconds": round(sum(o.seconds for o in outcomes), 3),
+        }

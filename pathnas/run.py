@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
@@ -58,24 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def result(summary: dict) -> str:
+def result(summary: dict[str, Any]) -> str:
     """Returns the summary as a table for a person."""
-    rows = [("network", "validation", "test", "parameters", "multiply-adds")]
-    for name in ("base", "base_longer", "wider_base", "control", "best"):
-        if name in summary:
-            row = summary[name]
-            test = f"{row['test']:.4f}" if "test" in row else "-"
-            rows.append(
-                (
-                    name,
-                    f"{row['validation']:.4f}",
-                    test,
-                    f"{row['parameters']:,}",
-                    f"{row['macs']:,}",
-                )
-            )
-    lines = [f"{a:<12}{b:>11}{c:>9}{d:>12}{e:>15}" for a, b, c, d, e in rows]
-    tree = f"best tree: {summary['best']['tree']}"
+    lines = [f"{'network':<12}{'validation':>11}{'test':>9}{'parameters':>12}{'macs':>15}"]
+    for name, row in summary["networks"].items():
+        test = f"{row['test']:.4f}" if "test" in row else "-"
+        lines.append(
+            f"{name:<12}{row['validation']:>11.4f}{test:>9}"
+            f"{row['parameters']:>12,}{row['macs']:>15,}"
+        )
+    tree = f"best tree: {summary['networks']['best']['tree']}"
     return "\n".join([*lines, tree, f"all in {summary['folder']}"])
 
 
