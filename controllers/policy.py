@@ -7,8 +7,7 @@ gradients), and called again on the stored observations in the update.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -125,9 +124,16 @@ class Controller(nn.Module):
     def frozen(self) -> Policy:
         """Returns the same policy as it acts while its weights do not change.
 
-        It remembers what it has read: subtrees of one call are not read again in the next.
+        It takes no gradients, and remembers what it has read: the subtrees of one call are not
+        read again in the next.
         """
-        return partial(self, memory=self.tree_lstm.memory())
+        memory = self.tree_lstm.memory()
+
+        @torch.inference_mode()
+        def policy(observations: Observations) -> MaskedCategorical:
+            return cast(MaskedCategorical, self(observations, memory))
+
+        return policy
 
     def forward(
         self, observations: Observations, memory: Memory | None = None

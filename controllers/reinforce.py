@@ -7,58 +7,20 @@ controller's one method, so no graph outlives an update.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pathnas.controllers.baselines import BASELINES
 from pathnas.controllers.policy import Controller
-from pathnas.controllers.rollout import Episode
+from pathnas.controllers.rollout import Episode, concatenate
 from pathnas.decisions import Actions
 
 MAX_REWARD = 1e30
 """Rewards of a larger magnitude are refused: their squares would overflow."""
-
-Baseline = Callable[["float | None", float, float], "tuple[float, float]"]
-"""From the value so far (None at first), the batch's mean reward and `decay` to the baseline that
-this update uses and the value that is kept."""
-
-
-def _paper(value: float | None, mean: float, decay: float) -> tuple[float, float]:
-    moved = mean if value is None else value + decay * (mean - value)
-    return moved, moved
-
-
-def _batch_mean(value: float | None, mean: float, decay: float) -> tuple[float, float]:
-    return mean, mean
-
-
-def _moving_average(value: float | None, mean: float, decay: float) -> tuple[float, float]:
-    if value is None:
-        return mean, mean
-    return value, decay * value + (1 - decay) * mean
-
-
-def _none(value: float | None, mean: float, decay: float) -> tuple[float, float]:
-    return 0.0, 0.0
-
-
-BASELINES: dict[str, Baseline] = {
-    "paper": _paper,
-    "batch_mean": _batch_mean,
-    "moving_average": _moving_average,
-    "none": _none,
-}
-"""What is taken from the rewards, by name. All but ``none`` start at the first batch's mean.
-
-- ``paper``: moves by `decay` of the distance to the batch's mean, *before* it is used: with 0.95
-  nearly the batch's mean.
-- ``batch_mean``: the batch's mean.
-- ``moving_average``: the value before this batch; `decay` is how much of it is kept.
-- ``none``: zero.
-"""
 
 
 class Reinforce:
@@ -72,7 +34,7 @@ class Reinforce:
         learning_rate: of Adam.
         entropy: weight of the entropy.
         clip: largest norm of the gradient.
-        baseline: a name in :data:`BASELINES`.
+        baseline: a name in :data:`pathnas.controllers.baselines.BASELINES`.
         decay: of the baseline, in [0, 1].
 
     Raises:
@@ -125,7 +87,7 @@ class Reinforce:
         """
         checked = _check_rewards(rewards, len(episodes))
         actions = np.concatenate([episode.actions for episode in episodes])
-        distribution = self.controller(_concatenate(episodes))
+        distribution = self.controller(concatenate([episode.observations for episode in episodes]))
         log_probs = distribution.log_prob(torch.from_numpy(actions))
         if not bool(log_probs.isfinite().all()):
             raise ValueError("an episode holds an action that its mask forbids")
@@ -136,10 +98,10 @@ class Reinforce:
         scale = max(1.0, float(np.abs(advantages).max()))
         weights = np.repeat(advantages / scale, [len(episode.actions) for episode in episodes])
         entropy = distribution.entropy()
-        gain = torch.from_numpy(weights).float() * log_probs + self.entropy / scale * entropy
+        gain = torch.from_numpy(weights).to(log_probs) * log_probs + self.entropy / scale * entropy
         loss = -gain.sum() / len(episodes)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = self._clip(scale)
         self._optimizer.step()
         self.value = kept
@@ -154,7 +116,7 @@ class Reinforce:
         }
 
     def _clip(self, scale: float) -> float:
-        """Multiplies the gradient by a scale, to a norm of at most `clip`; returns the full norm."""
+        """Multiplies the gradient by a scale and clips it; returns its norm before clipping."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         factor = scale if norm * scale <= self.clip else self.clip / norm
@@ -252,10 +214,3 @@ def _check_rewards(rewards: Sequence[float], episodes: int) -> NDArray[np.float6
     if not (np.abs(checked) <= MAX_REWARD).all():
         raise ValueError(f"rewards must be finite and within +-{MAX_REWARD:g}, got {rewards}")
     return checked
-
-
-def _concatenate(episodes: Sequence[Episode]) -> dict[str, NDArray[Any]]:
-    names = episodes[0].observations
-    return {
-        name: np.concatenate([episode.observations[name] for episode in episodes]) for name in names
-    }

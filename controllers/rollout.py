@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,11 @@ def stack(observations: Sequence[observation.Observation]) -> dict[str, NDArray[
     return {name: np.stack([seen[name] for seen in observations]) for name in observations[0]}
 
 
-@torch.inference_mode()
+def concatenate(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Returns batches as one, in order."""
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
 def rollout(
     controller: Acting, limits: Limits, episodes: int, generator: torch.Generator
 ) -> list[Episode]:
@@ -56,22 +60,29 @@ def rollout(
         raise ValueError(f"expected at least one episode, got {episodes}")
     policy = controller.frozen()
     states = [State()] * episodes
-    seen: list[list[observation.Observation]] = [[] for _ in states]
+    batches: list[dict[str, NDArray[Any]]] = []
+    seen: list[list[int]] = [[] for _ in states]  # rows of all batches, one after another
     chosen: list[list[int]] = [[] for _ in states]
     active = list(range(episodes))
+    first = 0
     while active:
-        distinct = dict.fromkeys(states[index] for index in active)  # equal states are read once
-        views = {state: observation.encode(state, limits) for state in distinct}
-        row_of = {state: row for row, state in enumerate(distinct)}
-        probabilities = policy(stack(list(views.values()))).probs
-        probabilities = probabilities[[row_of[states[index]] for index in active]]
+        row_of: dict[State, int] = {}  # equal states are read once
+        rows = [row_of.setdefault(states[index], len(row_of)) for index in active]
+        batches.append(stack([observation.encode(state, limits) for state in row_of]))
+        probabilities = policy(batches[-1]).probs[rows]
         actions = torch.multinomial(probabilities, 1, generator=generator).flatten().tolist()
-        for index, action in zip(active, actions, strict=True):
-            seen[index].append(views[states[index]])
+        for index, row, action in zip(active, rows, actions, strict=True):
+            seen[index].append(first + row)
             chosen[index].append(action)
             states[index] = decisions.step(states[index], action, limits)
+        first += len(row_of)
         active = [index for index in active if not states[index].done]
+    everything = concatenate(batches)
     return [
-        Episode(stack(views), np.array(actions, dtype=np.int64), state.tree)
-        for views, actions, state in zip(seen, chosen, states, strict=True)
+        Episode(
+            {name: array[rows] for name, array in everything.items()},
+            np.array(actions, dtype=np.int64),
+            state.tree,
+        )
+        for rows, actions, state in zip(seen, chosen, states, strict=True)
     ]

@@ -29,13 +29,13 @@ class Memory:
 
     Args:
         forest: says which states they are.
-        hidden: size of a state.
+        zero: `[1, H]` the first of them.
     """
 
-    def __init__(self, forest: Forest, hidden: int) -> None:
+    def __init__(self, forest: Forest, zero: Tensor) -> None:
         self.forest = forest
-        self.h = torch.zeros(1, hidden)
-        self.c = torch.zeros(1, hidden)
+        self.h = zero
+        self.c = zero.clone()
         self._size = 1
 
     def append(self, h: Tensor, c: Tensor) -> None:
@@ -87,7 +87,8 @@ class TreeLSTM(nn.Module):
 
     def memory(self) -> Memory:
         """Returns an empty memory, to be used as long as the weights do not change."""
-        return Memory(Forest(self.adds, self.concats), self.hidden)
+        zero = self.ops.new_zeros(1, self.hidden)
+        return Memory(Forest(self.adds, self.concats), zero)
 
     def forward(self, observations: Mapping[str, Any], memory: Memory | None = None) -> Tensor:
         """Maps stacked observations `[B, ...]` to `[B, 2 hidden]`: bottom-up, then top-down.

@@ -7,7 +7,6 @@ branches follows from the tree and the cell's spec alone (:func:`edge_ranges`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -299,12 +298,6 @@ class Cell(nn.Module):
         for index in path:
             node = node.edges[index].child  # type: ignore[assignment, union-attr]
         return node
-
-    def leaf_edges(self) -> Iterator[tuple[Path, CellEdge]]:
-        """Yields the edges that end in a leaf, with their paths."""
-        for path, edge in trees.walk(self.tree):
-            if edge.child.is_leaf:
-                yield path, self.edge_at(path)
 
     def extra_repr(self) -> str:
         """Shows the tree where torch prints the module."""

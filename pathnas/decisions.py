@@ -24,7 +24,7 @@ from pathnas import cell, ops
 from pathnas import tree as trees
 from pathnas.ops import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform
-from pathnas.tree import BASE_TREE, Merge, Node, Path
+from pathnas.tree import BASE_OP, BASE_TREE, Edge, Merge, Node, Path
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -230,7 +230,7 @@ def _changes(tree: Node, question: Question, limits: Limits) -> tuple[int | None
     above, node = [], tree
     for index in question.path:
         if node.merge == "concat":
-            above.append((node.allocation, tuple(edge.op for edge in node.edges), index))
+            above.append((node.allocation, tuple(map(_sharing, node.edges)), index))
         node = node.edges[index].child
     place = question.kind, tuple(above), tuple(edge.op for edge in node.edges)
     found = limits._known_changes.get(place)
@@ -239,6 +239,11 @@ def _changes(tree: Node, question: Question, limits: Limits) -> tuple[int | None
         found = tuple(_change(tree, action, question.path, limits) for action in actions)
         _remember(limits._known_changes, place, found)
     return found
+
+
+def _sharing(edge: Edge) -> str | bool:
+    """What matters of an edge for how the channels of its concat are shared out."""
+    return edge.op if edge.op == BASE_OP else ops.get(edge.op).grouped
 
 
 def _change(tree: Node, action: int, path: Path, limits: Limits) -> int | None:

@@ -39,13 +39,14 @@ STROKES = {
     "max_pool3x3": Stroke("#D55E00"),
 }
 OTHER = Stroke("#000000", ":")
-FOCUS = "#F0E442"
+FOCUS = "#FFE680"
 
 DPI = 100
 MARGIN = 0.35  # inches, like all lengths below
 LEVEL = 1.4
 BRANCH = 0.4
 LETTER = 0.62 / 72  # width of a letter, for each point of font size
+NODE = 0.9 / 72  # half of the height of a node, likewise
 FAN = 0.25  # the part of a level in which branches spread; below it they hang straight
 
 
@@ -154,8 +155,9 @@ def _layout(tree: Node, width: float, height: float) -> _Layout:
         for path, column in columns.items()
     }
     longest = max((len(edge.op) for _, edge in trees.walk(tree)), default=1)
-    # Upright names fill the straight part of an edge at most, and half of a column.
-    font = max(3.0, min(9.0, 0.6 * step / (longest * LETTER), 0.55 * 72 * unit))
+    # Upright names fill what nodes leave of the straight part of an edge, and half of a column.
+    straight = (1 - FAN) * step
+    font = max(3.0, min(9.0, straight / (longest * LETTER + 2 * NODE), 0.55 * 72 * unit))
     upright = {
         level for level, gap in _gaps(points, width).items() if (longest + 1) * LETTER * font > gap
     }
@@ -184,7 +186,7 @@ def _draw_edges(axes: Axes, tree: Node, layout: _Layout, focus: Path | None) -> 
         axes.plot(*line, color=colour, linestyle=dashes, linewidth=2, zorder=1)
         axes.text(
             x,
-            (bend + y) / 2,
+            (bend + y + NODE * layout.font) / 2,
             edge.op,
             rotation=90 if len(path) in layout.upright else 0,
             ha="center",
@@ -207,7 +209,7 @@ def _draw_nodes(axes: Axes, tree: Node, layout: _Layout, focus: Path | None) -> 
             continue
         box = {
             "boxstyle": "round,pad=0.25",
-            "facecolor": "#EEEEEE",
+            "facecolor": FOCUS if path == focus else "#EEEEEE",
             "edgecolor": "black",
             "linestyle": "--" if node.allocation == "split" else "-",
         }

@@ -228,18 +228,18 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Test:
-    """A saved network and the set to test it on; for :func:`test`."""
+class Scoring:
+    """A saved network and the set to score it on; for :func:`score`."""
 
     training: Training
     source: str = "test"
 
 
-def test(job: Test) -> float:
+def score(job: Scoring) -> float:
     """Returns the accuracy of a saved network, in [0, 1]; a function for executors."""
     setting, weights = job.training.setting, job.training.save
     if weights is None:
-        raise ValueError("only a training that was saved can be tested, got save=None")
+        raise ValueError("only a training that was saved can be scored, got save=None")
     network = restore(job.training).to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return training.accuracy(network, setting.evaluation_batches(setting.source(job.source)))
 

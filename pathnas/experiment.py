@@ -25,7 +25,7 @@ from pathnas.config import Config, Recipe
 from pathnas.console import Console
 from pathnas.data import Splits
 from pathnas.decisions import Limits
-from pathnas.evaluators import InheritAndTrain, Setting, Test, Trained, Training, seed_of
+from pathnas.evaluators import InheritAndTrain, Scoring, Setting, Trained, Training, seed_of
 from pathnas.executors import Executor, Result
 from pathnas.outcomes import Candidate, Outcome, Reward
 from pathnas.search import Record, SearchError, search
@@ -343,9 +343,9 @@ class Experiment:
 
     def test(self, picks: dict[str, Finished]) -> dict[str, float]:
         """Tests each pick exactly once; returns accuracies in [0, 1]."""
-        jobs = [Test(one.job) for one in picks.values()]
+        jobs = [Scoring(one.job) for one in picks.values()]
         with self.phase("test"):
-            values = self._all(evaluators.test, jobs, "test")
+            values = self._all(evaluators.score, jobs, "test")
         for name, value in zip(picks, values, strict=True):
             self.console.line(f"{name}: test accuracy {value:.4f}")
         return dict(zip(picks, values, strict=True))

@@ -127,7 +127,7 @@ def accuracy(network: nn.Module, batches: Batches) -> float:
 
 @torch.no_grad()
 def calibrate(network: nn.Module, images: Tensor) -> None:
-    """Measures the moments of every edge that can grow, in place, by one pass over a batch.
+    """Measures the moments of every edge, in place, by one pass over a batch.
 
     With them, what is born below an edge is an identity in train mode on this batch, as well as in
     eval mode on any input. The pass is in train mode, as training will be; running statistics and
@@ -141,8 +141,8 @@ def calibrate(network: nn.Module, images: Tensor) -> None:
     training = network.training
     hooks = [
         edge.op.register_forward_hook(_measure(edge))
-        for found in cell.cells(network).values()
-        for _, edge in found.leaf_edges()
+        for edge in network.modules()
+        if isinstance(edge, cell.CellEdge)
     ]
     try:
         network.train()(images)

@@ -28,6 +28,7 @@ from pathnas.cell import (
     node_widths,
     same_borders,
 )
+from pathnas.ops import Moments
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -149,7 +150,8 @@ class Insert(_Grows):
         self(cell.tree)
         edge = cell.edge_at(self.path)
         inserted = CellEdge("identity", ops.Identity(), CellNode())
-        inserted.moments = edge.moments
+        if edge.moments is not None:
+            inserted.moments = Moments(*(moment.clone() for moment in edge.moments))
         edge.child = CellNode([inserted])
 
 

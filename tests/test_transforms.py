@@ -148,7 +148,7 @@ def test_faults_on_a_cell_name_the_cell_and_the_channels() -> None:
     network = nn.Sequential(nn.Identity(), Cell(CellSpec(Conv(4, 2))))
     with pytest.raises(ValueError, match=r"cell 1: Branch.*at least 3 channels.*got 2"):
         grow(network, [Branch((), "concat", 3)])
-    with pytest.raises(ValueError, match="unknown operation 'conv9x9'; known: .*conv1x1"):
+    with pytest.raises(ValueError, match=r"unknown operation 'conv9x9'; known: .*conv1x1"):
         grow(network, [Insert((0,)), Replace((0, 0), "conv9x9")])
     with pytest.raises(ValueError, match="network with cells"):
         grow(nn.Linear(1, 1), [Insert((0,))])

@@ -1,0 +1,147 @@
+"""Training jobs: inheriting, growing, saving, testing; the same bits wherever they run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pathnas import data, datasets, evaluators, executors, networks
+from pathnas.config import Recipe, TrialRecipe
+from pathnas.decisions import Limits
+from pathnas.evaluators import InheritAndTrain, Scoring, Setting, Training
+from pathnas.outcomes import Candidate
+from pathnas.tree import BASE_TREE, Edge, Node
+
+TREE = Node((Edge("base", Node((Edge("max_pool3x3"),))), Edge("base")), "add", "replicate")
+NETWORK = {"name": "chain", "widths": (3, 4), "cells": 1}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    folder: Path = tmp_path_factory.mktemp("run")
+    splits = datasets.load("synthetic", train=96, validation=48, test=48, seed=3)
+    for name in ("train", "validation", "test"):
+        data.save(getattr(splits, name), folder / name)
+    setting = Setting(folder, splits.normalization, splits.image_shape, splits.classes)
+    job = Training(setting, NETWORK, Recipe(epochs=2), 5, save=folder / "base.safetensors")
+    evaluators.train(job)
+    return job
+
+
+@pytest.fixture
+def evaluator(base: Training) -> InheritAndTrain:
+    network = networks.build(channels=1, classes=base.setting.classes, **NETWORK)
+    shape = base.setting.image_shape
+    inherit = replace(base, recipe=TrialRecipe(epochs=1), weights=base.save, save=None, noise=6e-3)
+    limits = Limits(sites=networks.sites(network, shape))
+    return InheritAndTrain(inherit, 0, limits, networks.macs(network, shape))
+
+
+def test_seeds_depend_on_every_argument_and_nothing_else() -> None:
+    seeds = {
+        evaluators.seed_of(run, key, replicate)
+        for run in (0, 1)
+        for key in ("base", "base > conv1x1")
+        for replicate in (0, 1)
+    }
+    assert len(seeds) == 8 and all(0 <= seed < 2**63 for seed in seeds)
+    assert evaluators.seed_of(0, "base") == 8382376551794362763  # a record outlives its process
+
+
+def test_what_is_inherited_answers_as_the_base_does(base: Training) -> None:
+    x, _ = next(iter(base.setting.evaluation_batches(base.setting.source("validation"))))
+    parent = evaluators.restore(base)
+    grown = evaluators.build(replace(base, weights=base.save, tree=TREE)).eval()
+    torch.testing.assert_close(grown(x), parent(x))
+    images, _ = next(iter(base.setting.evaluation_batches(base.setting.source("train"))))
+    torch.testing.assert_close(grown.train()(images), parent.train()(images), rtol=1e-3, atol=1e-3)
+
+
+def test_an_outcome_tells_what_the_trial_cost(evaluator: InheritAndTrain) -> None:
+    outcome = evaluator(Candidate(TREE))
+    grown = networks.build(channels=1, classes=4, tree=TREE, **NETWORK)
+    assert outcome.status == "ok" and 0 <= outcome.accuracy <= 1
+    assert outcome.macs == networks.macs(grown, evaluator.base.setting.image_shape)
+    assert outcome.parameters == networks.parameters(grown)
+    assert outcome.images == 96 and outcome.seconds > 0
+
+
+def test_an_outcome_is_the_same_wherever_it_is_made(evaluator: InheritAndTrain) -> None:
+    candidates = [Candidate(TREE), Candidate(BASE_TREE), Candidate(Node((TREE.edges[0],)))]
+    found = []
+    for kind, count, order in (
+        ("inline", 1, [0, 1, 2]),
+        ("processes", 1, [2, 1, 0]),
+        ("processes", 2, [1, 0, 2]),
+    ):
+        asked = [candidates[index] for index in order]
+        with executors.executor(kind, count) as executor:
+            results = dict(executor.run(evaluator, asked))
+        outcomes = {order[index]: result.value for index, result in results.items()}
+        found.append([replace(outcomes[index], seconds=0.0) for index in range(3)])
+    assert found[0] == found[1] == found[2]
+    assert len({outcome.accuracy for outcome in found[0]}) > 1
+
+
+def test_a_trial_leaves_the_global_generator_alone(evaluator: InheritAndTrain) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    evaluator(Candidate(TREE))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_trial_that_diverges_is_an_outcome(evaluator: InheritAndTrain) -> None:
+    recipe = TrialRecipe(epochs=2, learning_rate=100.0, momentum=0.99, batch_size=4)
+    wild = replace(evaluator, base=replace(evaluator.base, recipe=recipe))
+    outcome = wild(Candidate(TREE))
+    if outcome.status == "ok":  # norms tame almost any rate; poison the weights instead
+        weights = load_file(evaluator.base.weights)
+        poisoned = evaluator.base.setting.folder / "poisoned.safetensors"
+        weights["head.2.weight"].fill_(float("nan"))
+        save_file(weights, poisoned)
+        wild = replace(wild, base=replace(wild.base, weights=poisoned))
+        outcome = wild(Candidate(TREE))
+    assert outcome.status == "diverged" and outcome.accuracy is None
+    assert "the loss became nan" in outcome.error
+
+
+def test_the_tested_network_is_the_saved_one(base: Training) -> None:
+    measured = evaluators.score(Scoring(base, "validation"))
+    again = evaluators.train(replace(base, save=base.setting.folder / "again.safetensors"))
+    assert measured == again.accuracy
+    assert 0 <= evaluators.score(Scoring(base)) <= 1
+
+
+def test_training_on_everything_sees_both_sets(base: Training) -> None:
+    job = replace(base, everything=True, save=None)
+    assert evaluators.train(job).images == 2 * (96 + 48)
+
+
+def test_weights_of_another_network_are_refused_with_the_file(base: Training) -> None:
+    other = {**NETWORK, "widths": (3, 5)}
+    with pytest.raises(ValueError, match=r"base\.safetensors: expected the weights of this"):
+        evaluators.build(replace(base, network=other, weights=base.save))
+    garbage = base.setting.folder / "garbage.safetensors"
+    garbage.write_bytes(b"\x80\x04K*.")
+    with pytest.raises(ValueError, match=r"garbage\.safetensors: expected the weights"):
+        evaluators.build(replace(base, weights=garbage))
+
+
+def test_what_was_not_saved_cannot_be_tested_or_restored(base: Training) -> None:
+    for function, job in ((evaluators.score, Scoring(replace(base, save=None))),):
+        with pytest.raises(ValueError, match="only a training that was saved"):
+            function(job)
+    with pytest.raises(ValueError, match="only a training that was saved"):
+        evaluators.restore(replace(base, save=None))
+
+
+def test_devices_are_resolved_or_refused() -> None:
+    assert evaluators.resolve_device("cpu") == torch.device("cpu")
+    assert evaluators.resolve_device("auto").type in ("cpu", "cuda", "mps")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="that this machine has, got 'cuda:1'"):
+            evaluators.resolve_device("cuda:1")

@@ -1,0 +1,185 @@
+"""A whole run: what it writes, that it repeats, and that it touches the test set once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pathnas import best, config, data, evaluators, experiment, store
+from pathnas import tree as trees
+from pathnas.console import Console
+from pathnas.search import SearchError
+
+ROOT = Path(__file__).parent.parent
+SMOKE = ROOT / "experiments" / "smoke.yaml"
+
+
+def run(folder: Path, *overrides: str) -> dict:
+    settings = config.load(SMOKE, [f"runs={folder}", *overrides])
+    return experiment.run(settings, Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return run(tmp_path_factory.mktemp("runs"))
+
+
+def timeless(summary: dict) -> dict:
+    """A summary without what differs between two equal runs."""
+    searches = {
+        name: {key: value for key, value in row.items() if key != "trial_seconds"}
+        for name, row in summary["searches"].items()
+    }
+    rest = {k: v for k, v in summary.items() if k not in ("seconds", "folder", "searches")}
+    return {**rest, "searches": searches}
+
+
+def test_the_summary_is_whole_and_in_the_folder(smoke: dict) -> None:
+    folder = Path(smoke["folder"])
+    assert json.loads((folder / "summary.json").read_text()) == smoke
+    assert set(smoke["networks"]) == {"base", "base_longer", "best", "control", "wider_base"}
+    assert "test" not in smoke["networks"]["base"]
+    for name, row in smoke["networks"].items():
+        assert 0 <= row["validation"] <= 1 and row["parameters"] > 0 and row["macs"] > 0
+        assert name == "base" or 0 <= row["test"] <= 1
+    for row in smoke["searches"].values():
+        assert 8 <= row["distinct_trees"] < 11 and row["failed"] == 0
+        assert row["trials"] == 3 * row["updates"]
+    assert smoke["images"]["search"] == 256 * smoke["searches"]["search"]["distinct_trees"]
+    assert set(smoke["seconds"]) == {"base", "search", "control", "full", "test", "all"}
+
+
+def test_the_limits_hold_and_the_wider_base_costs_what_the_best_costs(smoke: dict) -> None:
+    rows = smoke["networks"]
+    limit = 3.0 * rows["base"]["macs"]
+    assert rows["best"]["macs"] <= limit and rows["control"]["macs"] <= limit
+    assert abs(rows["wider_base"]["macs"] / rows["best"]["macs"] - 1) < 0.3
+
+
+def test_the_run_folder_holds_config_trials_and_weights(smoke: dict) -> None:
+    folder = Path(smoke["folder"])
+    assert config.load(folder / "config.yaml") == config.load(SMOKE, [f"runs={folder.parent}"])
+    for name in ("search", "control"):
+        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        assert len(rows) == smoke["searches"][name]["distinct_trees"]
+        assert all(trees.key(trees.from_dict(row["tree"])) == row["key"] for row in rows)
+
+
+def test_the_best_network_loads_and_has_the_test_accuracy_reported(smoke: dict) -> None:
+    folder = Path(smoke["folder"])
+    found = best.load(folder / "best")
+    row = smoke["networks"]["best"]
+    assert trees.to_dict(found.tree) == smoke["best_tree"]
+    assert (found.validation, found.test) == (row["validation"], row["test"])
+    test = data.open_source(folder / "data" / "test")
+    batches = data.batches(test, batch_size=500, normalization=found.normalization)
+    network = found.network.to(memory_format=torch.channels_last)
+    assert evaluators.training.accuracy(network, batches) == row["test"]
+
+
+def test_event_files_tell_the_story(smoke: dict) -> None:
+    folder = Path(smoke["folder"]) / "tensorboard"
+
+    def scalars(name: str) -> EventAccumulator:
+        return EventAccumulator(str(folder / name)).Reload()
+
+    env, controller, control = map(scalars, ("env", "controller", "control"))
+    updates = smoke["searches"]["search"]["updates"]
+    for tag in ("search/reward_mean", "search/reward_best", "search/accuracy_best", "time/seconds"):
+        assert [event.step for event in env.Scalars(tag)] == list(range(updates))
+        assert control.Scalars(tag)
+    assert len(env.Scalars("trial/accuracy")) == smoke["searches"]["search"]["distinct_trees"]
+    assert {"search/best_tree/text_summary", "config/text_summary"} <= set(env.Tags()["tensors"])
+    tags = set(controller.Tags()["scalars"])
+    for tag in ("entropy", "gradient_norm", "baseline", "frequency/insert"):
+        assert f"controller/{tag}" in tags
+
+
+def test_a_run_is_a_function_of_its_config(smoke: dict, tmp_path: Path) -> None:
+    again = run(tmp_path, "workers.count=1")
+    assert timeless(again) == timeless(smoke)
+    assert again["networks"]["best"]["test"] == smoke["networks"]["best"]["test"]
+
+
+@pytest.mark.slow
+def test_inline_and_another_seed(smoke: dict, tmp_path: Path) -> None:
+    assert timeless(run(tmp_path, "workers.kind=inline")) == timeless(smoke)
+    other = run(tmp_path, "seed=1", "search.control=false", "final.wider=false")
+    assert set(other["networks"]) == {"base", "base_longer", "best"}
+    assert other["networks"]["base"] != smoke["networks"]["base"]
+
+
+def test_a_saved_base_is_taken_and_the_picks_are_retrained(smoke: dict, tmp_path: Path) -> None:
+    weights = Path(smoke["folder"]) / "weights" / "base.safetensors"
+    summary = run(
+        tmp_path,
+        f"base.weights={weights}",
+        "search.trials=3",
+        "search.control=false",
+        "final.top=1",
+        "final.retrain=true",
+        "workers.kind=inline",
+    )
+    assert summary["networks"]["base"]["validation"] == smoke["networks"]["base"]["validation"]
+    assert summary["images"]["base"] == 0
+    assert summary["networks"]["best"]["images"] == 2 * (256 + 128)
+    best.load(Path(summary["folder"]) / "best")
+
+
+def test_the_test_set_is_not_there_before_every_choice_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ChoicesMade(Exception):
+        pass
+
+    def stop(self: object, *arguments: object) -> None:
+        raise ChoicesMade
+
+    monkeypatch.setattr(experiment.Experiment, "test", stop)
+    seen: list[set[str]] = []
+    original = experiment.Experiment._all
+
+    def watch(self: experiment.Experiment, *arguments: object) -> list:
+        seen.append({path.name for path in self.setting.folder.iterdir()})
+        return original(self, *arguments)
+
+    monkeypatch.setattr(experiment.Experiment, "_all", watch)
+    with pytest.raises(ChoicesMade):
+        run(tmp_path, "workers.kind=inline", "search.trials=2")
+    assert len(seen) >= 3 and all(names == {"train", "validation"} for names in seen)
+
+
+def test_trials_that_all_fail_stop_the_run_with_their_reason(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match=r"all \d+ trials .*timed_out"):
+        run(tmp_path, "workers.deadline=0.001")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.ops=[identity, conv9x9]", "unknown operation 'conv9x9'; known: .*conv1x1"),
+        ("data.validation=100000", "100000 images held out"),
+        ("base.weights=nowhere.safetensors", "nowhere.safetensors"),
+        ("device=cuda:7", "that this machine has"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_made(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    if override.startswith("device") and torch.cuda.is_available():
+        pytest.skip("this machine may have that device")
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "runs", override)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_folders_are_numbered_and_never_overwritten(tmp_path: Path) -> None:
+    names = [store.RunFolder.new(tmp_path, "x").path.name for _ in range(3)]
+    assert names == ["x", "x-2", "x-3"]
+    (tmp_path / "y").write_text("a file")
+    with pytest.raises(FileExistsError):
+        store.RunFolder.new(tmp_path, "y")

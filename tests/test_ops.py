@@ -1,0 +1,95 @@
+"""The registry of operations, and the surgery of single modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pathnas import ops
+from pathnas.ops import OPS, CellSpec, Conv, Gate, Identity, Op, Pool, Primitive, Range
+from tests.strategies import images
+
+SPEC = CellSpec(Conv(6, 6, groups=3))
+
+
+def test_the_registry_is_a_plain_dictionary_that_refuses_doubles() -> None:
+    op = Op(lambda i, o, s: Identity(), lambda i, o, s: 0, lambda i, o, s: 0)
+    for taken in ("conv1x1", "base"):
+        with pytest.raises(ValueError, match="exists already"):
+            ops.register(taken, op)
+    ops.register("a_users_own", op)
+    try:
+        assert ops.get("a_users_own") is op
+    finally:
+        del OPS["a_users_own"]
+    with pytest.raises(ValueError, match=r"unknown operation 'a_users_own'; known: avg_pool3x3"):
+        ops.get("a_users_own")
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+def test_operations_keep_the_shape_and_count_their_weights(name: str) -> None:
+    module = OPS[name].build(6, 6, SPEC)
+    x = images(6, 0, torch.float32)
+    assert module(x).shape == x.shape
+    assert OPS[name].parameters(6, 6, SPEC) == sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if not op.splits])
+def test_selecting_outputs_yields_those_channels_of_the_whole(name: str) -> None:
+    for activation in ("pre", "post"):
+        module = OPS[name].build(6, 6, CellSpec(Conv(6, 6), activation)).eval()  # type: ignore[arg-type]
+        x = images(6, 1, torch.float32)
+        torch.testing.assert_close(module.select(Range(2, 5), None)(x), module(x)[:, 2:5])
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.splits])
+def test_selecting_inputs_and_outputs_of_an_operation_that_splits(name: str) -> None:
+    module = OPS[name].build(6, 6, SPEC).eval()
+    x = images(6, 1, torch.float32)
+    part = Range(2, 6)  # two of the three groups
+    torch.testing.assert_close(module.select(part, part)(x[:, 2:6]), module(x)[:, 2:6])
+
+
+def test_pooling_does_not_count_padding() -> None:
+    ones = torch.ones(1, 2, 5, 5)
+    torch.testing.assert_close(Pool("avg")(ones), ones)
+    torch.testing.assert_close(Pool("max")(-ones), -ones)
+
+
+@pytest.mark.parametrize("inner", [nn.ReLU(), nn.MaxPool2d(3, 1, 1)])
+def test_a_gate_goes_from_the_identity_to_its_function(inner: nn.Module) -> None:
+    gate, x = Gate(inner), images(3, 2, torch.float64)
+    assert torch.equal(gate(x), x)
+    gate.a = 0.25
+    torch.testing.assert_close(gate(x), 0.25 * x + 0.75 * inner(x))
+    gate.a = 0.0
+    torch.testing.assert_close(gate(x), inner(x))
+
+
+def test_groups_must_divide_the_channels() -> None:
+    with pytest.raises(ValueError, match="2 groups with 6 -> 3 channels"):
+        Conv(6, 3, groups=2)
+    with pytest.raises(ValueError, match="groups must divide"):
+        Conv(0, 3)
+    with pytest.raises(ValueError, match="divide the cell's 6 channels, got 4"):
+        _ = CellSpec(Conv(6, 6), groups=4).group_width
+    with pytest.raises(ValueError, match="splits between its groups of 2"):
+        Conv(6, 6, groups=3).outputs(Range(0, 3))
+
+
+def test_a_primitive_without_surgery_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="Primitive cannot be split"):
+        Primitive().select(Range(0, 1), None)
+    with pytest.raises(NotImplementedError, match="cannot be born as an identity"):
+        Primitive().become_identity(None, "hard")
+    with pytest.raises(ValueError, match="a convolution or a batch norm, got Linear"):
+        ops.select_channels(nn.Linear(1, 1), None, None)
+
+
+def test_a_norm_that_undoes_itself_is_exact_for_any_moments() -> None:
+    unit = OPS["conv3x3"].build(4, 4, CellSpec(Conv(4, 4), "pre")).eval()
+    moments = ops.Moments(torch.randn(4), torch.rand(4) + 0.1)
+    unit.become_identity(moments, "gated")
+    x = images(4, 3, torch.float32)
+    torch.testing.assert_close(unit(x), x)

@@ -1,0 +1,52 @@
+"""Candidates and rewards."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pathnas.outcomes import Candidate, Outcome, Reward
+from pathnas.transforms import Branch, Insert, Replace
+from pathnas.tree import BASE_TREE, Edge, Node
+
+
+def test_candidates_are_canonical() -> None:
+    a, b = Edge("base", Node((Edge("conv1x1"),))), Edge("base")
+    one, other = (Candidate(Node(edges, "add", "replicate")) for edges in ((a, b), (b, a)))
+    assert one == other and one.key == "add(base, base > conv1x1)"
+    assert one.transforms == [Branch((), "add", 2), Insert((1,)), Replace((1, 0), "conv1x1")]
+    assert Candidate(BASE_TREE).transforms == []
+
+
+def test_the_papers_reward() -> None:
+    reward = Reward(ceiling=Reward.ceiling_for(5000))
+    assert reward(Outcome("ok", accuracy=0.5)) == pytest.approx(1.0)
+    assert reward(Outcome("ok", accuracy=1.0)) == pytest.approx(math.tan(0.9999 * math.pi / 2))
+    assert Reward("accuracy")(Outcome("ok", accuracy=0.25)) == 0.25
+
+
+def test_failed_trials_earn_the_fixed_reward() -> None:
+    assert Reward(failure=-2.0)(Outcome("timed_out", error="too long")) == -2.0
+
+
+def test_cost_lowers_the_reward_of_what_costs_more_than_the_target() -> None:
+    reward = Reward("accuracy", cost_weight=-0.5, cost_target=100.0)
+    assert reward(Outcome("ok", accuracy=0.5, macs=400)) == pytest.approx(0.25)
+    assert reward(Outcome("ok", accuracy=0.5, macs=100)) == 0.5
+    with pytest.raises(ValueError, match="needs multiply-adds and a target"):
+        reward(Outcome("ok", accuracy=0.5))
+
+
+@given(
+    accuracy=st.floats(allow_nan=True, allow_infinity=True),
+    macs=st.integers(1, 2**60),
+    weight=st.floats(-10, 0),
+)
+def test_rewards_are_finite_whatever_the_accuracy(
+    accuracy: float, macs: int, weight: float
+) -> None:
+    reward = Reward(cost_weight=weight, cost_target=1e6)
+    assert math.isfinite(reward(Outcome("ok", accuracy=accuracy, macs=macs)))
