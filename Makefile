@@ -1,6 +1,5 @@
 PYTHON ?= python3
 BIN = .venv/bin
-TYPED = pathnas pathnas.envs pathnas.controllers
 
 .PHONY: run test test-slow bench clean
 
@@ -10,7 +9,8 @@ run: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy pathnas envs controllers
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/typed .
+	MYPYPATH=.venv/typed $(BIN)/mypy -p pathnas
 	$(BIN)/python -m pytest
 
 test-slow: .venv/installed-dev

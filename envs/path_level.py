@@ -10,12 +10,12 @@ import networkx as nx
 import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
 from numpy.typing import NDArray
-from pathnas.envs import observation
-from pathnas.envs.observation import Observation
 
 from pathnas import decisions, drawing
 from pathnas import tree as trees
 from pathnas.decisions import Limits, State
+from pathnas.envs import observation
+from pathnas.envs.observation import Observation
 from pathnas.outcomes import Candidate, Evaluator, Reward
 from pathnas.surrogate import Surrogate
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pathnas import config, evaluators, store
+from pathnas import config, evaluators, networks, store
 from pathnas import tree as trees
 from pathnas.data import Normalization
 from pathnas.evaluators import Training
@@ -84,7 +84,7 @@ def load(folder: str | Path) -> Best:
     tree = trees.from_json((folder / "tree.json").read_text(encoding="utf-8"))
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     shape = tuple(about["image_shape"])
-    network = evaluators.networks.build(
+    network = networks.build(
         channels=shape[0],
         classes=about["classes"],
         tree=tree,

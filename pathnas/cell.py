@@ -8,7 +8,7 @@ branches follows from the tree and the cell's spec alone (:func:`edge_ranges`).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +167,8 @@ class CellEdge(nn.Module):
         self.name = name
         self.op = op
         self.child = child
+        self.mean: Tensor | None
+        self.var: Tensor | None
         self.register_buffer("mean", None, persistent=False)
         self.register_buffer("var", None, persistent=False)
 
@@ -177,7 +179,9 @@ class CellEdge(nn.Module):
     @property
     def moments(self) -> Moments | None:
         """Mean and variance of the operation's output, `[C_out]`, or None if not measured."""
-        return None if self.mean is None else Moments(self.mean, self.var)  # type: ignore[arg-type]
+        if self.mean is None or self.var is None:
+            return None
+        return Moments(self.mean, self.var)
 
     @moments.setter
     def moments(self, moments: Moments | None) -> None:
@@ -231,10 +235,15 @@ class CellNode(nn.Module):
             total = total + output
         return total / len(outputs)
 
+    def edge(self, index: int) -> CellEdge:
+        """Returns a branch by its index."""
+        return cast(CellEdge, self.edges[index])
+
     @property
     def tree(self) -> Node:
         """The architecture below this node."""
-        edges = tuple(Edge(edge.name, edge.child.tree) for edge in self.edges)  # type: ignore[union-attr, arg-type]
+        branches = (self.edge(index) for index in range(len(self.edges)))
+        edges = tuple(Edge(branch.name, branch.child.tree) for branch in branches)
         return Node(edges, self.merge, self.allocation)
 
 
@@ -285,7 +294,7 @@ class Cell(nn.Module):
             ValueError: if the path leads nowhere.
         """
         trees.edge_at(self.tree, path)
-        return self.node_at(path[:-1]).edges[path[-1]]  # type: ignore[return-value]
+        return self.node_at(path[:-1]).edge(path[-1])
 
     def node_at(self, path: Path) -> CellNode:
         """Returns the node at a path; ``()`` is the root.
@@ -296,7 +305,7 @@ class Cell(nn.Module):
         trees.node_at(self.tree, path)
         node = self.root
         for index in path:
-            node = node.edges[index].child  # type: ignore[assignment, union-attr]
+            node = node.edge(index).child
         return node
 
     def extra_repr(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,7 +21,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
 
     def line(self, text: str = "") -> None:
         """Prints one line, above the bar if there is one."""
@@ -31,12 +32,12 @@ class Console:
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[None]:
         """Shows a bar until the block ends; :meth:`advance` moves it."""
-        with tqdm(total=total, desc=title, disable=self.quiet, dynamic_ncols=True) as self._bar:
+        with tqdm(total=total, desc=title, disable=self.quiet, dynamic_ncols=True) as bar:
+            self._bar = bar
             try:
                 yield
             finally:
-                bar, self._bar = self._bar, None
-                bar.close()
+                self._bar = None
 
     def advance(self) -> None:
         """Moves the bar by one; past its total, the total grows."""

@@ -9,8 +9,8 @@ first one gives the next state. The search drives it directly, ``PathLevelEnv`` 
 - *op*, at an undecided identity: one of the searched operations.
 - *insert*, at a leaf edge: stop, or insert a node, which is asked for its merge.
 
-First branch first, depth first. The copies of the base convolution keep their op, and the last
-branch of the root must insert if no other did: a candidate is never the base tree branched alone.
+First branch first, depth first. The copies of the base convolution keep their op. The last branch
+of the root must insert if no other did; what is inserted may still be nothing but identities.
 """
 
 from __future__ import annotations

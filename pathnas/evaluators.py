@@ -143,10 +143,11 @@ def build(job: Training) -> nn.Module:
         ValueError: if the tree does not fit or the weights are of another network.
     """
     setting = job.setting
-    options = {"channels": setting.image_shape[0], "classes": setting.classes, **job.network}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
-        network = networks.build(**options)
+        network = networks.build(
+            channels=setting.image_shape[0], classes=setting.classes, **job.network
+        )
     if job.weights is not None:
         load_weights(network, job.weights)
         moments = moments_file(job.weights)
@@ -201,7 +202,7 @@ def train(job: Training) -> Trained:
     return Trained(accuracy, parameters, seen, time.perf_counter() - start)
 
 
-FITTED = frozenset(Recipe.model_fields) - {"batch_size", "augment"}
+FITTED = set(Recipe.model_fields) - {"batch_size", "augment"}
 """The settings of a recipe that :func:`pathnas.training.fit` takes."""
 
 
@@ -248,8 +249,12 @@ def restore(job: Training) -> nn.Module:
     """Returns the network that a training saved, on the CPU, in eval mode."""
     if job.save is None:
         raise ValueError("only a training that was saved can be restored, got save=None")
-    options = {"channels": job.setting.image_shape[0], "classes": job.setting.classes}
-    network = networks.build(**options, **job.network, tree=job.tree)
+    network = networks.build(
+        channels=job.setting.image_shape[0],
+        classes=job.setting.classes,
+        tree=job.tree,
+        **job.network,
+    )
     load_weights(network, job.save)
     return network.eval()
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,17 @@ from typing import Any
 import torch
 
 import pathnas
-from pathnas import best, controllers, data, datasets, evaluators, executors, networks, store
+from pathnas import (
+    best,
+    controllers,
+    data,
+    datasets,
+    evaluators,
+    executors,
+    finals,
+    networks,
+    store,
+)
 from pathnas import config as configs
 from pathnas import tree as trees
 from pathnas.board import Board
@@ -25,32 +33,15 @@ from pathnas.config import Config, Recipe
 from pathnas.console import Console
 from pathnas.data import Splits
 from pathnas.decisions import Limits
-from pathnas.evaluators import InheritAndTrain, Scoring, Setting, Trained, Training, seed_of
-from pathnas.executors import Executor, Result
-from pathnas.outcomes import Candidate, Outcome, Reward
-from pathnas.search import Record, SearchError, search
+from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
+from pathnas.jobs import Finished, Jobs
+from pathnas.outcomes import Reward
+from pathnas.search import Record, search
 from pathnas.store import RunFolder
 from pathnas.tree import BASE_TREE
 
-
-@dataclass(frozen=True)
-class Finished:
-    """A full training and what it brought."""
-
-    job: Training
-    trained: Trained
-    macs: int
-
-    def report(self, test: float | None = None) -> dict[str, Any]:
-        """Returns the entry of the summary."""
-        return {
-            "validation": self.trained.accuracy,
-            **({} if test is None else {"test": test}),
-            "parameters": self.trained.parameters,
-            "macs": self.macs,
-            "tree": trees.key(self.job.tree),
-            "images": self.trained.images,
-        }
+PRELOAD = ("pathnas.evaluators",)
+"""What worker processes need, imported once for all of them."""
 
 
 def run(config: Config, console: Console) -> dict[str, Any]:
@@ -58,6 +49,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 
     Raises:
         ValueError: if the config asks for what cannot be, before anything is trained.
+        FileNotFoundError: if the images are absent.
         SearchError: if the base network cannot be trained or trials fail throughout.
     """
     device = evaluators.resolve_device(config.device)
@@ -71,18 +63,20 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     )
     data.save(splits.train, setting.folder / "train")
     data.save(splits.validation, setting.folder / "validation")
-    preload = ("pathnas.evaluators",)
+    workers = config.workers
     with (
-        executors.executor(config.workers.kind, config.workers.count, preload) as executor,
+        executors.executor(workers.kind, workers.count, PRELOAD) as executor,
         Board(folder.path / "tensorboard") as board,
     ):
         board.text("env", "config", configs.dump(config))
-        experiment = Experiment(config, setting, space, folder, executor, console, board)
+        jobs = Jobs(executor, console, workers.deadline)
+        experiment = Experiment(config, setting, space, folder, jobs, board)
         base = experiment.train_base()
-        found = {name: experiment.search(name, base) for name in experiment.searches}
-        picks = experiment.train_in_full(base, found)
+        searched = {name: experiment.search(name, base) for name in experiment.searches}
+        picks = experiment.train_in_full(base, searched)
         data.save(splits.test, setting.folder / "test")
-        summary = experiment.summary(base, found, picks, experiment.test(picks))
+        tests = experiment.test(picks)
+        summary = experiment.summary(base, searched, picks, tests)
     store.write_json(folder.path / "summary.json", summary)
     return summary
 
@@ -123,6 +117,35 @@ class Space:
         return cls(limits, base_macs)
 
 
+@dataclass(frozen=True)
+class Searched:
+    """A search that has ended.
+
+    Attributes:
+        record: its trials.
+        updates: how many there were.
+        proposed: candidates proposed, known ones included.
+    """
+
+    record: Record
+    updates: int
+    proposed: int
+
+    def report(self) -> dict[str, Any]:
+        """Returns its entry of the summary."""
+        outcomes = [trial.outcome for trial in self.record.trials.values()]
+        accuracies = [o.accuracy for o in outcomes if o.accuracy is not None]
+        return {
+            "updates": self.updates,
+            "trials": self.proposed,
+            "distinct_trees": len(outcomes),
+            "failed": len(outcomes) - len(accuracies),
+            "best_trial_accuracy": max(accuracies),
+            "mean_trial_accuracy": sum(accuracies) / len(accuracies),
+            "trial_seconds": round(sum(o.seconds for o in outcomes), 3),
+        }
+
+
 class Experiment:
     """The phases of a run; each returns what the next needs.
 
@@ -131,8 +154,7 @@ class Experiment:
         setting: where the prepared sets are.
         space: what is searched.
         folder: of the run.
-        executor: does the trainings.
-        console: shows them.
+        jobs: does the trainings.
         board: of TensorBoard.
     """
 
@@ -142,74 +164,71 @@ class Experiment:
         setting: Setting,
         space: Space,
         folder: RunFolder,
-        executor: Executor,
-        console: Console,
+        jobs: Jobs,
         board: Board,
     ) -> None:
         self.config = config
         self.setting = setting
         self.space = space
         self.folder = folder
-        self.executor = executor
-        self.console = console
+        self.jobs = jobs
         self.board = board
-        self.network = config.base.network.model_dump()
+        self.console = jobs.console
         self.searches = ("search", "control") if config.search.control else ("search",)
-        self.seconds: dict[str, float] = {}
-        self.images: dict[str, int] = {}
-        self.updates: dict[str, int] = {}
-        self._phase = ""
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measures the seconds of a phase, and counts the images of its trainings."""
-        self.images[name] = 0
-        self._phase, start = name, time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
 
     def train_base(self) -> Finished:
         """Trains the base network, or takes the saved one, and reports its accuracy."""
-        base = self.config.base
-        taken = base.weights is not None
-        recipe = Recipe(epochs=0) if taken or base.training is None else base.training
-        self.console.line(
-            f"base network: {'taken from ' + str(base.weights) if taken else 'training'}"
-        )
+        base, weights = self.config.base, self.config.base.weights
+        recipe = base.training if weights is None else None
         job = Training(
             self.setting,
-            self.network,
-            recipe,
+            base.network.model_dump(),
+            recipe or Recipe(epochs=0),
             seed_of(self.config.seed, "base"),
-            weights=Path(base.weights) if base.weights is not None else None,
-            save=self.folder.weights("base"),
+            weights=None if weights is None else Path(weights),
+            save=self.folder.path / "weights" / "base.safetensors",
         )
-        with self.phase("base"):
-            [finished] = self._train([job], "base network")
+        with self.jobs.phase("base"):
+            [found] = self.jobs.train([job], "base network")
         self.console.line(
-            f"base network: validation accuracy {finished.trained.accuracy:.4f}, "
-            f"{finished.trained.parameters:,} parameters, {finished.macs:,} multiply-adds"
+            f"base network{f' from {weights}' if weights else ''}: validation accuracy "
+            f"{found.trained.accuracy:.4f}, {found.trained.parameters:,} parameters, "
+            f"{found.macs:,} multiply-adds"
         )
-        return finished
+        return found
 
-    def search(self, name: str, base: Finished) -> Record:
+    def _inherit(self, base: Finished) -> Training:
+        """A trial's training, but for its tree and seed."""
+        trial = self.config.search.trial
+        return replace(
+            base.job,
+            recipe=trial,
+            weights=base.job.save,
+            save=None,
+            birth=trial.birth,
+            gate_fraction=trial.gate_fraction,
+            noise=trial.noise,
+        )
+
+    def search(self, name: str, base: Finished) -> Searched:
         """Searches with the config's controller, or by random search if `name` is ``"control"``."""
         settings, limits = self.config.search, self.space.limits
         kind = "random" if name == "control" else settings.controller.name
         seed = seed_of(self.config.seed, name)
-        learner = controllers.make(
-            kind, limits.actions, seed=seed, **settings.controller.model_dump(exclude={"name"})
+        own = settings.controller.model_dump(exclude={"name"})
+        learner = controllers.make(kind, limits.actions, seed=seed, **own)
+        evaluator = InheritAndTrain(
+            self._inherit(base), self.config.seed, limits, self.space.base_macs
         )
-        evaluator = self._evaluator(base)
-        record = Record()
-        self.console.line(f"{name}: {kind} controller, {settings.trials} trees")
-        start = time.perf_counter()
-        shown: list[Outcome] = []
-        with self.phase(name), self.console.progress(name, settings.trials):
+        self.console.line(f"{name}: {kind} controller, {settings.trials} distinct trees to train")
+        record, start, updates, proposed = Record(), time.perf_counter(), 0, 0
+        with self.jobs.phase(name), self.console.progress(name, settings.trials):
             for update in search(
                 learner,
                 limits,
-                lambda candidates: self._evaluate(evaluator, candidates, shown),
+                lambda candidates: self.jobs.trials(
+                    evaluator, candidates, [t.outcome for t in record.trials.values()]
+                ),
                 self._reward(),
                 record,
                 trials=settings.trials,
@@ -217,170 +236,51 @@ class Experiment:
                 patience=settings.patience,
                 generator=torch.Generator().manual_seed(seed),
             ):
-                self.updates[name] = update.number + 1
+                updates, proposed = updates + 1, proposed + len(update.rewards)
                 for trial in update.trials:
                     self.folder.append(f"{name}.jsonl", trial)
                 env, learning = ("control",) * 2 if name == "control" else ("env", "controller")
                 self.board.update(env, update, record, time.perf_counter() - start)
                 self.board.learner(learning, update)
-        return record
-
-    def _evaluator(self, base: Finished) -> InheritAndTrain:
-        trial = self.config.search.trial
-        inheriting = Training(
-            self.setting,
-            self.network,
-            trial,
-            seed=0,
-            weights=base.job.save,
-            birth=trial.birth,
-            gate_fraction=trial.gate_fraction,
-            noise=trial.noise,
-        )
-        return InheritAndTrain(
-            inheriting, self.config.seed, self.space.limits, self.space.base_macs
-        )
+        return Searched(record, updates, proposed)
 
     def _reward(self) -> Reward:
         settings = self.config.search.reward
-        images = len(self.setting.source("validation"))
         return Reward(
             settings.shape,
-            Reward.ceiling_for(images),
+            Reward.ceiling_for(self.config.data.validation),
             settings.cost_weight,
             settings.cost_target * self.space.base_macs,
             settings.failure,
         )
 
-    def _evaluate(
-        self, evaluator: InheritAndTrain, candidates: Sequence[Candidate], shown: list[Outcome]
-    ) -> list[Outcome]:
-        outcomes: dict[int, Outcome] = {}
-        deadline = self.config.workers.deadline
-        for index, result in self.executor.run(evaluator, candidates, deadline=deadline):
-            outcome = outcomes[index] = self._outcome(result, candidates[index])
-            shown.append(outcome)
-            self.images[self._phase] += outcome.images
-            best = max((o.accuracy for o in shown if o.accuracy is not None), default=0.0)
-            self.console.trial(len(shown), candidates[index], outcome, best)
-        return [outcomes[index] for index in range(len(candidates))]
-
-    def _outcome(self, result: Result, candidate: Candidate) -> Outcome:
-        if result.failure is None:
-            return result.value  # type: ignore[no-any-return]
-        seed = seed_of(self.config.seed, candidate.key)
-        failure = result.failure
-        return Outcome(failure.status, seconds=result.seconds, seed=seed, error=failure.reason)
-
-    def train_in_full(self, base: Finished, found: dict[str, Record]) -> dict[str, Finished]:
-        """Trains the best trees and what they are compared with; validation picks.
-
-        Returns:
-            By name: ``best`` (of the search), ``control``, ``base_longer`` and ``wider_base``.
-        """
-        final, trial = self.config.final, self.config.search.trial
-        longer = Training(
-            self.setting,
-            self.network,
-            final.training,
-            seed_of(self.config.seed, "full"),
-            weights=base.job.save,
-            birth=trial.birth,
-            gate_fraction=trial.gate_fraction,
-            noise=trial.noise,
-            save=self.folder.weights("base_longer"),
-        )
-        jobs = {BASE_TREE: longer}
-        top = {name: record.best(final.top) for name, record in found.items()}
-        for name, trials in top.items():
-            for place, best_trial in enumerate(trials, 1):
-                tree, save = best_trial.candidate.tree, self.folder.weights(f"{name}-{place}")
-                jobs.setdefault(tree, replace(longer, tree=tree, save=save))
-        with self.phase("full"):
-            done = dict(zip(jobs, self._train(list(jobs.values()), "full training"), strict=True))
-            picks = {"base_longer": done[BASE_TREE]}
-            for name, trials in top.items():
-                trained = [done[t.candidate.tree] for t in trials]
-                picks["best" if name == "search" else name] = max(
-                    trained, key=lambda one: one.trained.accuracy
-                )
-            if final.wider:
-                [picks["wider_base"]] = self._train([self._wider(base, picks["best"])], "wider")
-            if final.retrain:
-                picks = self._retrain(picks)
-        return picks
-
-    def _wider(self, base: Finished, pick: Finished) -> Training:
-        """The base network, wide enough to cost what the best tree costs, from fresh weights."""
-        first, final = self.config.base.training, self.config.final.training
-        recipe = first or final
-        epochs = final.epochs + (first.epochs if first is not None else 0)
-        wider = networks.widened(
-            target=pick.macs,
-            image_shape=self.setting.image_shape,
-            classes=self.setting.classes,
-            **self.network,
-        )
-        return Training(
-            self.setting,
-            wider,
-            recipe.model_copy(update={"epochs": epochs}),
-            seed_of(self.config.seed, "wider"),
-            save=self.folder.weights("wider_base"),
-        )
-
-    def _retrain(self, picks: dict[str, Finished]) -> dict[str, Finished]:
-        """Trains the picks once more on train + validation; accuracies stay those of before."""
-        jobs = [
-            replace(one.job, everything=True, save=self.folder.weights(f"{name}-everything"))
-            for name, one in picks.items()
-        ]
-        again = self._train(jobs, "retraining")
-        return {
-            name: replace(new, trained=replace(new.trained, accuracy=old.trained.accuracy))
-            for (name, old), new in zip(picks.items(), again, strict=True)
+    def train_in_full(self, base: Finished, searched: dict[str, Searched]) -> dict[str, Finished]:
+        """Trains the best trees in full; see :func:`pathnas.finals.train_in_full`."""
+        final = self.config.final
+        top = {
+            name: [trial.candidate.tree for trial in one.record.best(final.top)]
+            for name, one in searched.items()
         }
+        with self.jobs.phase("full"):
+            return finals.train_in_full(
+                self.jobs,
+                self._inherit(base),
+                base,
+                top,
+                final,
+                run_seed=self.config.seed,
+                weights=self.folder.path / "weights",
+            )
 
     def test(self, picks: dict[str, Finished]) -> dict[str, float]:
         """Tests each pick exactly once; returns accuracies in [0, 1]."""
-        jobs = [Scoring(one.job) for one in picks.values()]
-        with self.phase("test"):
-            values = self._all(evaluators.score, jobs, "test")
-        for name, value in zip(picks, values, strict=True):
-            self.console.line(f"{name}: test accuracy {value:.4f}")
-        return dict(zip(picks, values, strict=True))
-
-    def _train(self, jobs: list[Training], title: str) -> list[Finished]:
-        trained = self._all(evaluators.train, jobs, title)
-        self.images[self._phase] += sum(one.images for one in trained)
-        return [Finished(job, one, self._macs(job)) for job, one in zip(jobs, trained, strict=True)]
-
-    def _macs(self, job: Training) -> int:
-        shape, classes = self.setting.image_shape, self.setting.classes
-        with torch.random.fork_rng(devices=[]):
-            network = networks.build(
-                channels=shape[0], classes=classes, tree=job.tree, **job.network
-            )
-        return networks.macs(network, shape)
-
-    def _all(self, function: Any, jobs: list[Any], title: str) -> list[Any]:
-        """Does jobs of which none may fail."""
-        values: dict[int, Any] = {}
-        with self.console.progress(title, len(jobs)):
-            for index, result in self.executor.run(function, jobs):
-                if result.failure is not None:
-                    failure = result.failure
-                    raise SearchError(
-                        f"{title}: {failure.status}: {failure.reason}\n{failure.traceback}"
-                    )
-                values[index] = result.value
-                self.console.advance()
-        return [values[index] for index in range(len(jobs))]
+        with self.jobs.phase("test"):
+            return finals.test_once(self.jobs, picks)
 
     def summary(
         self,
         base: Finished,
-        found: dict[str, Record],
+        searched: dict[str, Searched],
         picks: dict[str, Finished],
         tests: dict[str, float],
     ) -> dict[str, Any]:
@@ -393,18 +293,20 @@ class Experiment:
             validation=pick.trained.accuracy,
             test=tests["best"],
         )
+        networks_by_name = {name: one.report(tests[name]) for name, one in picks.items()}
+        images, seconds = self.jobs.images, self.jobs.seconds
         return {
             "name": self.config.name,
             "folder": str(self.folder.path),
-            "networks": {
-                "base": base.report(),
-                **{name: one.report(tests[name]) for name, one in picks.items()},
-            },
+            "networks": {"base": base.report(), **networks_by_name},
             "best_tree": trees.to_dict(pick.job.tree),
-            "searches": {name: self._counts(name, record) for name, record in found.items()},
-            "images": {**self.images, "all": sum(self.images.values())},
-            "seconds": {**self.seconds, "all": round(sum(self.seconds.values()), 3)},
-            "seeds": {"run": self.config.seed, "base": base.job.seed, "full": pick.job.seed},
+            "searches": {name: one.report() for name, one in searched.items()},
+            "images": {**images, "all": sum(images.values())},
+            "seconds": {**seconds, "all": round(sum(seconds.values()), 3)},
+            "seeds": {
+                "run": self.config.seed,
+                **{name: seed_of(self.config.seed, name) for name in SEEDS},
+            },
             "versions": {
                 "pathnas": pathnas.__version__,
                 "torch": torch.__version__,
@@ -413,15 +315,6 @@ class Experiment:
             },
         }
 
-    def _counts(self, name: str, record: Record) -> dict[str, Any]:
-        outcomes = [trial.outcome for trial in record.trials.values()]
-        accuracies = [o.accuracy for o in outcomes if o.accuracy is not None]
-        return {
-            "updates": self.updates[name],
-            "trials": self.updates[name] * self.config.search.episodes,
-            "distinct_trees": len(outcomes),
-            "failed": len(outcomes) - len(accuracies),
-            "best_trial_accuracy": max(accuracies),
-            "mean_trial_accuracy": sum(accuracies) / len(accuracies),
-            "trial_seconds": round(sum(o.seconds for o in outcomes), 3),
-        }
+
+SEEDS = ("base", "search", "control", "full", "wider")
+"""What seeds are made for by :func:`pathnas.evaluators.seed_of`, besides one for each tree."""

@@ -232,18 +232,13 @@ class ConvUnit(Primitive):
         Born hard, what is left is the ReLU: exact on non-negative input.
         """
         for conv in self.convs:
+            assert isinstance(conv, nn.Conv2d)
             nn.init.dirac_(conv.weight, conv.groups)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
         if self.norm is None:
             return
-        norm = self.norm
-        if moments is not None:
-            norm.running_mean.copy_(moments.mean)  # type: ignore[union-attr]
-            norm.running_var.copy_(moments.var)  # type: ignore[union-attr]
-        with torch.no_grad():
-            norm.bias.copy_(norm.running_mean)  # type: ignore[arg-type]
-            norm.weight.copy_((norm.running_var + norm.eps).sqrt())  # type: ignore[operator]
+        _undo_norm(self.norm, moments)
         if birth == "gated":
             self.act = Gate(nn.ReLU())
 
@@ -257,6 +252,18 @@ class ConvUnit(Primitive):
             kept = inputs if self.activation == "pre" else outputs
             select_channels(unit.norm, kept, None)
         return unit
+
+
+@torch.no_grad()
+def _undo_norm(norm: nn.BatchNorm2d, moments: Moments | None) -> None:
+    """Sets shift and scale to what the norm takes away; by default its present statistics."""
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    if moments is not None:
+        mean.copy_(moments.mean)
+        var.copy_(moments.var)
+    norm.bias.copy_(mean)
+    norm.weight.copy_((var + norm.eps).sqrt())
 
 
 def select_channels(module: nn.Module, outputs: Range | None, inputs: Range | None) -> None:

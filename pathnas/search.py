@@ -112,17 +112,18 @@ def search(
             for place, (candidate, outcome) in enumerate(zip(fresh.values(), outcomes, strict=True))
         ]
         record.trials.update({trial.candidate.key: trial for trial in new})
-        _check_sound(record, number)
+        _check_sound(record, final=number > 0 or len(record.trials) >= trials)
         rewards = [record.trials[candidate.key].reward for candidate in candidates]
         yield Update(number, rewards, new, learner.update(rolled, rewards))
         idle = 0 if new else idle + 1
         number += 1
 
 
-def _check_sound(record: Record, update: int) -> None:
-    if update >= 1 and not record.best():
+def _check_sound(record: Record, *, final: bool) -> None:
+    """One batch may fail by bad luck; if nothing succeeds after that, nothing will."""
+    if final and not record.best():
         first = next(iter(record.trials.values()))
         raise SearchError(
-            f"all {len(record.trials)} trials of the first {update + 1} updates failed; the first: "
-            f"{first.outcome.status}: {first.outcome.error}"
+            f"all {len(record.trials)} trials so far failed; the first: {first.outcome.status}: "
+            f"{first.outcome.error}"
         )

@@ -46,10 +46,6 @@ class RunFolder:
                     raise
                 number += 1
 
-    def weights(self, name: str) -> Path:
-        """Returns where the weights of a full training stand."""
-        return self.path / "weights" / f"{name}.safetensors"
-
     def write(self, name: str, text: str) -> Path:
         """Writes a text file aside, then renames it."""
         return write_text(self.path / name, text)

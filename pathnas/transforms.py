@@ -98,9 +98,9 @@ class Branch(_Grows):
                 f"path must address a node with one leaf edge, got path={self.path} with "
                 f"{str(node) or 'a leaf'}"
             )
-        if self.n < 2 or self.merge not in get_args(Merge):
+        if self.n < 2 or self.merge not in trees.MERGES:
             raise ValueError(
-                f"expected n >= 2 and a merge of {get_args(Merge)}, got n={self.n}, "
+                f"expected n >= 2 and a merge of {trees.MERGES}, got n={self.n}, "
                 f"merge={self.merge!r}"
             )
         op = node.edges[0].op
@@ -113,7 +113,7 @@ class Branch(_Grows):
         target = trees.node_at(grown, self.path)
         ranges = edge_ranges(target, *node_widths(grown, self.path, cell.spec), cell.spec)
         node = cell.node_at(self.path)
-        edge = cast(CellEdge, node.edges[0])
+        edge = node.edge(0)
         if self.merge == "concat":
             edges = [edge.select(channels, cell.spec) for channels in ranges]
         else:
@@ -234,7 +234,7 @@ def _replica(edge: CellEdge, birth: Birth) -> CellEdge:
         for weight in replica.op.parameters():
             if weight.dim() > 1:  # norms and biases keep their values
                 noise = torch.randn(weight.shape, generator=birth.generator, dtype=weight.dtype)
-                weight += birth.noise * weight.std() * noise.to(weight.device)
+                weight.add_(birth.noise * weight.std() * noise.to(weight.device))
     return replica
 
 

@@ -21,6 +21,9 @@ Merge = Literal["add", "concat"]
 Allocation = Literal["replicate", "split"]
 Path = tuple[int, ...]
 
+MERGES: tuple[Merge, ...] = get_args(Merge)
+ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
+
 # What is read from a file is bounded before anything is built from it.
 MAX_DEPTH = 64
 MAX_EDGES = 10_000
@@ -51,10 +54,10 @@ class Node:
                 raise ValueError(
                     f"a node with {len(self.edges)} edges has no merge or allocation, got {kind}"
                 )
-        elif self.merge not in get_args(Merge) or self.allocation not in get_args(Allocation):
+        elif self.merge not in MERGES or self.allocation not in ALLOCATIONS:
             raise ValueError(
-                f"a node with {len(self.edges)} edges needs a merge of {get_args(Merge)} and an "
-                f"allocation of {get_args(Allocation)}, got {kind}"
+                f"a node with {len(self.edges)} edges needs a merge of {MERGES} and an "
+                f"allocation of {ALLOCATIONS}, got {kind}"
             )
         elif kind == ("add", "split"):
             raise ValueError("a node that adds its branches replicates its input, got 'split'")
@@ -233,7 +236,7 @@ def from_dict(data: Any) -> Node:
 def _node_from_dict(data: Any, path: Path, budget: Iterator[int]) -> Node:
     if len(path) > MAX_DEPTH:
         raise ValueError(f"a tree is at most {MAX_DEPTH} edges deep, got more at {path[:4]}...")
-    _expect(data, dict, path, {"merge", "allocation", "edges"})
+    _expect(data, path, {"merge", "allocation", "edges"})
     edges = []
     items = data.get("edges", [])
     if not isinstance(items, list):
@@ -242,7 +245,7 @@ def _node_from_dict(data: Any, path: Path, budget: Iterator[int]) -> Node:
         if next(budget, None) is None:
             raise ValueError(f"a tree has at most {MAX_EDGES} edges, got more")
         place = (*path, index)
-        _expect(item, dict, place, {"op", "child"})
+        _expect(item, place, {"op", "child"})
         if not isinstance(item.get("op"), str):
             raise ValueError(f"edge {place}: op must be a name, got {item.get('op')!r:.60}")
         edges.append(Edge(item["op"], _node_from_dict(item.get("child", {}), place, budget)))
@@ -252,8 +255,8 @@ def _node_from_dict(data: Any, path: Path, budget: Iterator[int]) -> Node:
         raise ValueError(f"node {path}: {error}") from None
 
 
-def _expect(data: Any, kind: type, path: Path, known: set[str]) -> None:
-    if not isinstance(data, kind):
+def _expect(data: Any, path: Path, known: set[str]) -> None:
+    if not isinstance(data, dict):
         raise ValueError(f"tree at {path}: expected a mapping, got {data!r:.60}")
     unknown = sorted(map(str, set(data) - known))
     if unknown:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pathnas import best, config, data, evaluators, experiment, store
+from pathnas import best, config, data, evaluators, experiment, jobs, store
 from pathnas import tree as trees
 from pathnas.console import Console
 from pathnas.search import SearchError
@@ -141,13 +141,13 @@ def test_the_test_set_is_not_there_before_every_choice_is_made(
 
     monkeypatch.setattr(experiment.Experiment, "test", stop)
     seen: list[set[str]] = []
-    original = experiment.Experiment._all
+    original = jobs.Jobs.all
 
-    def watch(self: experiment.Experiment, *arguments: object) -> list:
-        seen.append({path.name for path in self.setting.folder.iterdir()})
-        return original(self, *arguments)
+    def watch(self: jobs.Jobs, function: object, asked: list, title: str) -> list:
+        seen.append({path.name for path in asked[0].setting.folder.iterdir()})
+        return original(self, function, asked, title)
 
-    monkeypatch.setattr(experiment.Experiment, "_all", watch)
+    monkeypatch.setattr(jobs.Jobs, "all", watch)
     with pytest.raises(ChoicesMade):
         run(tmp_path, "workers.kind=inline", "search.trials=2")
     assert len(seen) >= 3 and all(names == {"train", "validation"} for names in seen)

@@ -21,7 +21,8 @@ FLOORS = [
     {"evaluators", "envs", "controllers"},
     {"search"},
     {"store", "board", "console"},
-    {"best"},
+    {"best", "jobs"},
+    {"finals"},
     {"experiment"},
     {"run"},
 ]

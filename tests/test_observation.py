@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pathnas.envs import observation
 
 from pathnas import decisions
 from pathnas import tree as trees
 from pathnas.decisions import Limits, Site, State
+from pathnas.envs import observation
 from pathnas.ops import CellSpec, Conv
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node
 

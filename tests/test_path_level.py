@@ -16,12 +16,12 @@ import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from pathnas.envs import PATH_LEVEL
-from pathnas.envs.path_level import PathLevelEnv
 
 from pathnas import decisions
 from pathnas import tree as trees
 from pathnas.decisions import Limits, Site
+from pathnas.envs import PATH_LEVEL
+from pathnas.envs.path_level import PathLevelEnv
 from pathnas.ops import CellSpec, Conv
 from pathnas.outcomes import Outcome, Reward
 from pathnas.surrogate import Surrogate

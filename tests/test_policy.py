@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pathnas.controllers.policy import Controller, masked
-from pathnas.controllers.rollout import stack
-from pathnas.envs import observation
 
 from pathnas import decisions
+from pathnas.controllers.policy import Controller, masked
+from pathnas.controllers.rollout import stack
 from pathnas.decisions import MERGES, Actions, Limits, Site, State
+from pathnas.envs import observation
 from pathnas.ops import CellSpec, Conv
 
 LIMITS = Limits()

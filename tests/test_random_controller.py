@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import rollout, stack
-from pathnas.envs import observation
-
 from pathnas.decisions import Limits, State, step
+from pathnas.envs import observation
 
 LIMITS = Limits()
 

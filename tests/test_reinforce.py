@@ -8,14 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from pathnas import controllers
+from pathnas import tree as trees
 from pathnas.controllers.baselines import BASELINES
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.reinforce import MAX_REWARD, NoLearning, Reinforce
 from pathnas.controllers.rollout import Episode, rollout
-
-from pathnas import controllers
-from pathnas import tree as trees
 from pathnas.decisions import Actions, Limits
 
 LIMITS = Limits()

@@ -5,15 +5,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pathnas.controllers.policy import Controller
-from pathnas.controllers.random_controller import RandomController
-from pathnas.controllers.rollout import rollout
-from pathnas.envs import observation
 
 from benchmarks import rollout as benchmark
 from pathnas import decisions
 from pathnas import tree as trees
+from pathnas.controllers.policy import Controller
+from pathnas.controllers.random_controller import RandomController
+from pathnas.controllers.rollout import rollout
 from pathnas.decisions import Limits, State
+from pathnas.envs import observation
 
 LIMITS = Limits()
 
