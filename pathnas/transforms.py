@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pathnas import ops
 from pathnas import tree as trees
@@ -300,19 +301,21 @@ class Receipt:
         relative: `max_abs` over the largest absolute output before.
         exact: whether the transforms promise no change on any input, by law.
         parameters: before and after.
+        macs: multiply-adds for one image, before and after.
     """
 
     max_abs: float
     relative: float
     exact: bool
     parameters: tuple[int, int]
+    macs: tuple[int, int]
 
     def __str__(self) -> str:
         law = "exact" if self.exact else "approximate"
-        before, after = self.parameters
         return (
             f"{law} by law; output changed by {self.max_abs:.3g} ({self.relative:.3g} relative); "
-            f"parameters {before:,} -> {after:,}"
+            f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,}; "
+            f"multiply-adds {self.macs[0]:,} -> {self.macs[1]:,}"
         )
 
 
@@ -334,15 +337,19 @@ def receipt(
     birth: Birth = EXACT,
 ) -> Receipt:
     """Measures what growing did to the output on some inputs, in the modules' present mode."""
-    old, new = before(inputs), after(inputs)
-    change = float((new - old).abs().max())
-    scale = float(old.abs().max())
+    (old, old_macs), (new, new_macs) = (_counted(module, inputs) for module in (before, after))
+    change, scale = float((new - old).abs().max()), float(old.abs().max())
+    old_size, new_size = (sum(p.numel() for p in m.parameters()) for m in (before, after))
     return Receipt(
         max_abs=change,
         relative=change / scale if scale else change,
         exact=is_exact(transforms, birth),
-        parameters=(
-            sum(p.numel() for p in before.parameters()),
-            sum(p.numel() for p in after.parameters()),
-        ),
+        parameters=(old_size, new_size),
+        macs=(old_macs, new_macs),
     )
+
+
+def _counted(module: nn.Module, inputs: Tensor) -> tuple[Tensor, int]:
+    with FlopCounterMode(display=False) as counter:
+        output = module(inputs)
+    return output, counter.get_total_flops() // (2 * len(inputs))

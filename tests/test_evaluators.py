@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from pathnas import data, datasets, evaluators, executors, networks
+from pathnas import tree as trees
 from pathnas.config import Recipe, TrialRecipe
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Scoring, Setting, Training
@@ -85,6 +87,20 @@ def test_an_outcome_is_the_same_wherever_it_is_made(evaluator: InheritAndTrain) 
         found.append([replace(outcomes[index], seconds=0.0) for index in range(3)])
     assert found[0] == found[1] == found[2]
     assert len({outcome.accuracy for outcome in found[0]}) > 1
+
+
+def test_the_env_takes_it_as_its_evaluator(evaluator: InheritAndTrain) -> None:
+    env = gymnasium.make(
+        "pathnas.envs:pathnas/PathLevel-v0", evaluator=evaluator, limits=evaluator.limits
+    )
+    seen, _ = env.reset(seed=0)
+    env.action_space.seed(0)
+    done = False
+    while not done:
+        seen, reward, done, _, info = env.step(env.action_space.sample(seen["action_mask"]))
+    outcome = evaluator(Candidate(trees.from_dict(info["tree"])))
+    assert info["candidate"] == trees.key(trees.from_dict(info["tree"]))
+    assert reward == pytest.approx(outcome.accuracy) and info["status"] == "ok"
 
 
 def test_a_trial_leaves_the_global_generator_alone(evaluator: InheritAndTrain) -> None:

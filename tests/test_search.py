@@ -95,8 +95,6 @@ def test_best_ignores_failures_and_breaks_ties_by_number() -> None:
 
 def test_if_everything_fails_the_search_stops_and_says_why() -> None:
     evaluate = Evaluations(fails=True)
-    with pytest.raises(
-        SearchError, match=r"all \d trials so far failed; .*: no luck"
-    ):
+    with pytest.raises(SearchError, match=r"all \d trials so far failed; .*: no luck"):
         run(evaluate)
     assert len(evaluate.asked) <= 8

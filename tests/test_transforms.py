@@ -244,6 +244,8 @@ def test_receipts_tell_the_truth() -> None:
         found = transforms.receipt(cell, grow(cell, done, birth), x, done, birth)
         assert found.exact is exact
         assert (found.relative < 1e-12) is exact
+        assert found.macs == (9 * 4 * 4 * 49,) * 2  # pooling multiplies nothing
+        assert found.parameters == (9 * 4 * 4 + 8,) * 2
     assert "approximate by law" in str(found)
     noisy = Birth(noise=0.1)
     assert not transforms.is_exact([Branch((), "add", 2)], noisy)

@@ -1,0 +1,103 @@
+"""The command line: what it prints, its exit codes, and every way of running it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pathnas import run
+
+ROOT = Path(__file__).parent.parent
+QUICK = ("search.trials=2", "search.control=false", "final.top=1", "final.wider=false")
+
+
+def command(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "pathnas.run", *map(str, arguments)]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_a_run_from_the_checkout_shows_its_trials_and_ends_with_a_table(tmp_path: Path) -> None:
+    done = command("experiments/smoke.yaml", f"runs={tmp_path}", *QUICK)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"run folder {tmp_path}/smoke"
+    trials = [line for line in lines if " best 0." in line]
+    assert len(trials) >= 2 and all("accuracy 0." in line and "base" in line for line in trials)
+    assert lines[-1] == f"all in {tmp_path}/smoke"
+    names = [line.split()[0] for line in lines[-6:-2]]
+    assert names == ["network", "base", "base_longer", "best"]
+    assert "search" in done.stderr and "it/s" in done.stderr  # the bar
+
+
+def test_quiet_prints_the_result_only(tmp_path: Path) -> None:
+    done = command("experiments/smoke.yaml", f"runs={tmp_path}", "--quiet", *QUICK)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0].split()[0] == "network" and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("experiments/smok.yaml",), "experiments/smok.yaml"),
+        (("experiments/smoke.yaml", "search.trails=3"), "did you mean 'trials'?"),
+        (("experiments/smoke.yaml", "data.name=nowhere"), "unknown dataset 'nowhere'"),
+        (("experiments/cifar10.yaml", "data.root=/nowhere"), "cifar-10-python.tar.gz"),
+        (("experiments/smoke.yaml", "device=cuda:99"), "device must be one that this machine has"),
+        (("experiments/smoke.yaml", "base.weights=none.safetensors"), "none.safetensors"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    runs = tmp_path / "runs"
+    assert run.main([*arguments, f"runs={runs}"]) == run.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not runs.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "file").write_text("in the way")
+    code = run.main(["experiments/smoke.yaml", f"runs={tmp_path / 'file'}"])
+    assert code == run.EXIT_FAILED
+    assert "the run failed" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_says_why_and_exits_with_1(tmp_path: Path) -> None:
+    done = command("experiments/smoke.yaml", f"runs={tmp_path}", "workers.deadline=0.001")
+    assert done.returncode == run.EXIT_FAILED
+    assert "timed_out" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "pathnas.run", "experiments/smoke.yaml", f"runs={tmp_path}"]
+    words += ["search.trials=1000", "search.patience=1000"]
+    with open(tmp_path / "output", "w") as output:
+        process = subprocess.Popen(
+            words, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+        )
+        trials = tmp_path / "smoke" / "search.jsonl"
+        deadline = time.monotonic() + 60
+        while not trials.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(timeout=15) == run.EXIT_INTERRUPTED
+    time.sleep(2)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert "Traceback" not in (tmp_path / "output").read_text()
