@@ -82,22 +82,16 @@ def load(folder: str | Path) -> Best:
     folder = Path(folder)
     settings = config.load(folder / "config.yaml")
     tree = trees.from_json((folder / "tree.json").read_text(encoding="utf-8"))
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    shape = tuple(about["image_shape"])
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        shape, classes = tuple(about["image_shape"]), int(about["classes"])
+        mean, std = (tuple(about["normalization"][key]) for key in ("mean", "std"))
+        validation, test = float(about["validation"]), float(about["test"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'about.json'} is damaged: {error!r}") from error
     network = networks.build(
-        channels=shape[0],
-        classes=about["classes"],
-        tree=tree,
-        **settings.base.network.model_dump(),
+        channels=shape[0], classes=classes, tree=tree, **settings.base.network.model_dump()
     )
     evaluators.load_weights(network, folder / "network.safetensors")
-    normalization = Normalization(*(tuple(about["normalization"][k]) for k in ("mean", "std")))
-    return Best(
-        network.eval(),
-        tree,
-        shape,
-        about["classes"],
-        normalization,
-        about["validation"],
-        about["test"],
-    )
+    normalization = Normalization(mean, std)
+    return Best(network.eval(), tree, shape, classes, normalization, validation, test)

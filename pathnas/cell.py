@@ -104,6 +104,13 @@ class Cost(NamedTuple):
     macs: int
 
 
+class Site(NamedTuple):
+    """A cell's place in a network: its spec and the positions (height x width) of its output."""
+
+    spec: CellSpec
+    positions: int
+
+
 def cost(tree: Node, spec: CellSpec) -> Cost:
     """Returns what a tree costs at a cell, by the closed formulas of its operations.
 

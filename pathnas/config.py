@@ -262,7 +262,7 @@ class Search(_Model):
 
     trials: Annotated[int, Field(ge=1, le=10**6)] = 500
     """budget: distinct trees trained"""
-    episodes: Width = 10
+    episodes: Annotated[int, Field(ge=1, le=4096)] = 10
     """episodes an update"""
     patience: Count = 20
     """updates without a new tree that end the search"""
@@ -302,6 +302,8 @@ class Final(_Model):
 
     top: Annotated[int, Field(ge=1, le=100)] = 3
     """trees of the search and of the control that are trained in full"""
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    """trainings of the base networks that the picks are compared with, as validation picks there"""
     retrain: bool = False
     """retrain the picks on train + validation"""
     training: Recipe
@@ -317,6 +319,8 @@ class Workers(_Model):
     """in this process, or each in a process of its own"""
     count: Annotated[int, Field(ge=1, le=1024)] = 2
     """trials at a time"""
+    loaders: Annotated[int, Field(ge=0, le=256)] | None = None
+    """processes that decode image files for a trial; null: the cores, shared out"""
     deadline: Annotated[float, Field(gt=0, le=10**7)] = 3600.0
     """seconds a trial may take"""
 

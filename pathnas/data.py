@@ -552,7 +552,6 @@ def _loader(
         batch_sampler=_Keys(order, crop),
         num_workers=workers,
         multiprocessing_context="forkserver" if workers else None,
-        persistent_workers=workers > 0,
         pin_memory=pin,
         # The loader draws seeds for its workers, which use none of them: not from the global
         # generator, which belongs to the caller.

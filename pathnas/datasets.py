@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 import tarfile
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -444,7 +445,13 @@ def _user_sets(name: str, request: Request, options: Mapping[str, Any]) -> Sets:
     if clash:
         raise ValueError(f"Options of dataset {name!r} must not name {sorted(clash)}.")
     _check_options(name, function, options, **arguments)
-    result = function(**arguments, **options)
+    try:
+        result = function(**arguments, **options)
+    except Exception as error:  # whatever a user's function raises
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"{name} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        ) from error
     try:
         return _sets(result)
     except (TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pathnas import cell, ops
 from pathnas import tree as trees
+from pathnas.cell import Site
 from pathnas.ops import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Merge, Node, Path
@@ -84,13 +85,6 @@ def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
     if len(memo) >= _MEMORY:
         memo.clear()
     memo[key] = value
-
-
-class Site(NamedTuple):
-    """A cell's place in a network: its spec and the positions (height x width) of its output."""
-
-    spec: CellSpec
-    positions: int
 
 
 @dataclass(frozen=True)

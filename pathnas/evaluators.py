@@ -30,9 +30,15 @@ CALIBRATION_IMAGES = 256
 EVALUATION_BATCH = 500
 
 
-def seed_of(run_seed: int, key: str, replicate: int = 0) -> int:
-    """Returns the seed of one training, in [0, 2^63): it depends on nothing but the arguments."""
-    digest = hashlib.sha256(f"{run_seed}\n{key}\n{replicate}".encode()).digest()
+def seed_of(seed: int, purpose: str, replicate: int = 0) -> int:
+    """Returns a seed made from another, in [0, 2^63); it depends on nothing but the arguments.
+
+    Args:
+        seed: of the run, or of a training.
+        purpose: what for, such as ``"base"`` or ``"trial add(base, base)"``.
+        replicate: to have several for one purpose.
+    """
+    digest = hashlib.sha256(f"{seed}\n{purpose}\n{replicate}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -61,6 +67,7 @@ class Setting:
         image_shape: channels, height, width.
         classes: number of labels.
         device: a name that torch knows.
+        loaders: processes that decode image files; images in memory need none.
     """
 
     folder: Path
@@ -68,6 +75,7 @@ class Setting:
     image_shape: tuple[int, int, int]
     classes: int
     device: str = "cpu"
+    loaders: int = 0
 
     def source(self, name: str) -> data.Source:
         """Opens a prepared set, memory-mapped."""
@@ -80,6 +88,7 @@ class Setting:
             batch_size=EVALUATION_BATCH,
             normalization=self.normalization,
             device=self.device,
+            workers=self.loaders,
         )
 
 
@@ -144,19 +153,31 @@ def build(job: Training) -> nn.Module:
     """
     setting = job.setting
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)
+        torch.manual_seed(seed_of(job.seed, "weights"))
         network = networks.build(
             channels=setting.image_shape[0], classes=setting.classes, **job.network
         )
-    if job.weights is not None:
-        load_weights(network, job.weights)
-        moments = moments_file(job.weights)
-        if moments.exists():
-            cell.set_moments(network, load_file(moments))
-    if job.tree != BASE_TREE:
-        generator = torch.Generator().manual_seed(job.seed)
-        network = grow(network, growth(job.tree), Birth(job.birth, job.noise, generator))
+        if job.weights is not None:
+            load_weights(network, job.weights)
+            moments = moments_file(job.weights)
+            if moments.exists():
+                cell.set_moments(network, load_file(moments))
+        if job.tree != BASE_TREE:
+            birth = Birth(job.birth, job.noise, _generator(job, "noise"))
+            network = grow(network, growth(job.tree), birth)
     return network
+
+
+def _generator(job: Training, purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(job.seed, purpose))
+
+
+def sketch(job: Training) -> nn.Module:
+    """Returns the network at the end of a training without weights; see `networks.sketch`."""
+    setting = job.setting
+    return networks.sketch(
+        channels=setting.image_shape[0], classes=setting.classes, tree=job.tree, **job.network
+    )
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -189,8 +210,11 @@ def train(job: Training) -> Trained:
         normalization=setting.normalization,
         device=setting.device,
         augment=data.Augment(**recipe.augment.model_dump()),
-        generator=torch.Generator().manual_seed(job.seed),
+        generator=_generator(job, "images"),
         shuffle=True,
+        # Batch norm cannot normalize a single image of one pixel.
+        drop_last=len(fitted) % recipe.batch_size == 1 and len(fitted) > 1,
+        workers=setting.loaders,
     )
     hyperparameters = recipe.model_dump(include=FITTED)
     seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
@@ -259,6 +283,11 @@ def restore(job: Training) -> nn.Module:
     return network.eval()
 
 
+def trial_seed(run_seed: int, candidate: Candidate) -> int:
+    """Returns the seed of a candidate's trial."""
+    return seed_of(run_seed, f"trial {candidate.key}")
+
+
 @dataclass(frozen=True)
 class InheritAndTrain:
     """The evaluator of the paper: grow the base network to the candidate, train it briefly.
@@ -282,7 +311,7 @@ class InheritAndTrain:
 
     def __call__(self, candidate: Candidate) -> Outcome:
         """Runs the trial of a candidate; one that diverges is an outcome, other errors raise."""
-        seed = seed_of(self.run_seed, candidate.key)
+        seed = trial_seed(self.run_seed, candidate)
         start = time.perf_counter()
         try:
             trained = train(replace(self.base, tree=candidate.tree, seed=seed))

@@ -36,7 +36,7 @@ Results = Generator[tuple[int, "Result"], None, None]
 _CONTEXT = multiprocessing.get_context("forkserver")
 # libgomp reads these once, when torch is loaded. Its threads spin while they wait, which on a
 # machine with more workers than cores costs a factor, not a share.
-_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+THREADS = {"OMP_NUMTHREADS": "1", "MKL_NUMTHREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 _TRACEBACK_BYTES = 2048
 _REASON_CHARACTERS = 300
 _CHUNK_BYTES = 1 << 16
@@ -360,7 +360,7 @@ def _work(sender: connection.Connection, function: bytes, argument: bytes) -> No
     """The life of a worker: guard, load, run, answer, end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whether to stop is the coordinator's decision
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(_THREADS)  # for a server that somebody else had started
+    os.environ.update(THREADS)  # for a server that somebody else had started
     result = _attempt(_load, function, argument)
     if result.failure is None:
         assert result.value is not None
@@ -442,7 +442,7 @@ def _ensure_server(preload: list[str]) -> None:
     # imports nor them before they can ignore the signal.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with _environment({**_THREADS, "PYTHONPATH": path}):
+        with _environment({**THREADS, "PYTHONPATH": path}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -6,6 +6,7 @@ validation set; the test set is written for the workers only after every choice 
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from dataclasses import dataclass, replace
@@ -22,7 +23,6 @@ from pathnas import (
     datasets,
     evaluators,
     executors,
-    finals,
     networks,
     store,
 )
@@ -34,7 +34,8 @@ from pathnas.console import Console
 from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
-from pathnas.jobs import Finished, Jobs
+from pathnas.finals import Finals, test_once
+from pathnas.jobs import Finished, JobFailed, Jobs
 from pathnas.outcomes import Reward
 from pathnas.search import Record, search
 from pathnas.store import RunFolder
@@ -44,39 +45,83 @@ PRELOAD = ("pathnas.evaluators",)
 """What worker processes need, imported once for all of them."""
 
 
-def run(config: Config, console: Console) -> dict[str, Any]:
-    """Does a run and returns its summary, which also stands in its folder.
+@dataclass(frozen=True)
+class Plan:
+    """All that a run needs to know before anything is written or trained.
+
+    Attributes:
+        config: of the run.
+        device: that it trains on.
+        splits: the images; of the test set, nothing is written before all choices are made.
+        space: what is searched.
+    """
+
+    config: Config
+    device: str
+    splits: Splits
+    space: Space
+
+
+def plan(config: Config) -> Plan:
+    """Loads the images and checks that the config can be carried out.
 
     Raises:
-        ValueError: if the config asks for what cannot be, before anything is trained.
+        ValueError: if it asks for what cannot be.
         FileNotFoundError: if the images are absent.
-        SearchError: if the base network cannot be trained or trials fail throughout.
+        ImportError: if a library is missing that only these images need.
     """
     device = evaluators.resolve_device(config.device)
     splits = datasets.load(seed=config.seed, **config.data.model_dump())
-    space = Space.of(config, splits)
+    return Plan(config, str(device), splits, Space.of(config, splits))
+
+
+def run(planned: Plan, console: Console) -> dict[str, Any]:
+    """Does a run and returns its summary, which also stands in its folder.
+
+    Raises:
+        OSError: if the folder cannot be made or written.
+        JobFailed: if the base network cannot be trained, or no tree of a search in full.
+        SearchError: if trials fail throughout.
+    """
+    start = time.perf_counter()
+    config, splits = planned.config, planned.splits
     folder = RunFolder.new(Path(config.runs), config.name)
     console.line(f"run folder {folder.path}")
     folder.write("config.yaml", configs.dump(config))
+    workers, prepared = config.workers, folder.path / "data"
+    data.save(splits.train, prepared / "train")
+    data.save(splits.validation, prepared / "validation")
+    loaders = workers.loaders
+    if loaders is None:
+        loaders = max(1, (os.cpu_count() or 1) // workers.count)
     setting = Setting(
-        folder.path / "data", splits.normalization, splits.image_shape, splits.classes, str(device)
+        prepared,
+        splits.normalization,
+        splits.image_shape,
+        splits.classes,
+        planned.device,
+        loaders,
     )
-    data.save(splits.train, setting.folder / "train")
-    data.save(splits.validation, setting.folder / "validation")
-    workers = config.workers
     with (
         executors.executor(workers.kind, workers.count, PRELOAD) as executor,
         Board(folder.path / "tensorboard") as board,
     ):
         board.text("env", "config", configs.dump(config))
         jobs = Jobs(executor, console, workers.deadline)
-        experiment = Experiment(config, setting, space, folder, jobs, board)
+        experiment = Experiment(config, setting, planned.space, folder, jobs, board)
         base = experiment.train_base()
-        searched = {name: experiment.search(name, base) for name in experiment.searches}
+        searched = {"search": experiment.search("search", base)}
+        if config.search.control:
+            searched["control"] = experiment.search("control", base, searched["search"].record)
         picks = experiment.train_in_full(base, searched)
-        data.save(splits.test, setting.folder / "test")
-        tests = experiment.test(picks)
-        summary = experiment.summary(base, searched, picks, tests)
+        data.save(splits.test, prepared / "test")
+        with jobs.phase("test"):
+            tests = test_once(jobs, picks)
+        summary = {
+            **experiment.summary(base, searched, picks, tests),
+            "test_images": len(splits.test),
+            "wall_seconds": round(time.perf_counter() - start, 3),
+        }
     store.write_json(folder.path / "summary.json", summary)
     return summary
 
@@ -100,17 +145,15 @@ class Space:
         Raises:
             ValueError: if operations are unknown or the saved weights are of another network.
         """
-        with torch.random.fork_rng(devices=[]):
-            network = networks.build(
-                channels=splits.image_shape[0],
-                classes=splits.classes,
-                **config.base.network.model_dump(),
-            )
+        options = config.base.network.model_dump()
+        shape, classes = splits.image_shape, splits.classes
         if config.base.weights is not None:
+            with torch.random.fork_rng(devices=[]):
+                network = networks.build(channels=shape[0], classes=classes, **options)
             evaluators.load_weights(network, Path(config.base.weights))
-        base_macs = networks.macs(network, splits.image_shape)
-        search = config.search
-        limits = Limits(search.depth, search.ops, networks.sites(network, splits.image_shape))
+        network = networks.sketch(channels=shape[0], classes=classes, **options)
+        base_macs, search = networks.macs(network, shape), config.search
+        limits = Limits(search.depth, search.ops, networks.sites(network, shape))
         if search.max_macs is not None:
             allowance = int((search.max_macs - 1) * base_macs) + limits.cost(BASE_TREE)
             limits = replace(limits, macs=allowance)
@@ -174,7 +217,6 @@ class Experiment:
         self.jobs = jobs
         self.board = board
         self.console = jobs.console
-        self.searches = ("search", "control") if config.search.control else ("search",)
 
     def train_base(self) -> Finished:
         """Trains the base network, or takes the saved one, and reports its accuracy."""
@@ -190,6 +232,9 @@ class Experiment:
         )
         with self.jobs.phase("base"):
             [found] = self.jobs.train([job], "base network")
+        if found.trained is None:
+            assert found.failure is not None
+            raise JobFailed("base network", found.failure)
         self.console.line(
             f"base network{f' from {weights}' if weights else ''}: validation accuracy "
             f"{found.trained.accuracy:.4f}, {found.trained.parameters:,} parameters, "
@@ -210,9 +255,18 @@ class Experiment:
             noise=trial.noise,
         )
 
-    def search(self, name: str, base: Finished) -> Searched:
-        """Searches with the config's controller, or by random search if `name` is ``"control"``."""
+    def search(self, name: str, base: Finished, known: Record | None = None) -> Searched:
+        """Searches with the config's controller, or by random search if `name` is ``"control"``.
+
+        Args:
+            name: of the search.
+            base: the base network.
+            known: the record of the search whose control this is. It gets the same budget; a tree
+                that both propose is trained once and counted in both.
+        """
         settings, limits = self.config.search, self.space.limits
+        trials = len(known.trials) if known is not None else settings.trials
+        outcomes = {key: t.outcome for key, t in known.trials.items()} if known else {}
         kind = "random" if name == "control" else settings.controller.name
         seed = seed_of(self.config.seed, name)
         own = settings.controller.model_dump(exclude={"name"})
@@ -220,18 +274,16 @@ class Experiment:
         evaluator = InheritAndTrain(
             self._inherit(base), self.config.seed, limits, self.space.base_macs
         )
-        self.console.line(f"{name}: {kind} controller, {settings.trials} distinct trees to train")
+        self.console.line(f"{name}: {kind} controller, {trials} distinct trees to train")
         record, start, updates, proposed = Record(), time.perf_counter(), 0, 0
-        with self.jobs.phase(name), self.console.progress(name, settings.trials):
+        with self.jobs.phase(name), self.console.progress(name, trials):
             for update in search(
                 learner,
                 limits,
-                lambda candidates: self.jobs.trials(
-                    evaluator, candidates, [t.outcome for t in record.trials.values()]
-                ),
+                lambda candidates: self.jobs.trials(evaluator, candidates, outcomes, record),
                 self._reward(),
                 record,
-                trials=settings.trials,
+                trials=trials,
                 episodes=settings.episodes,
                 patience=settings.patience,
                 generator=torch.Generator().manual_seed(seed),
@@ -255,27 +307,22 @@ class Experiment:
         )
 
     def train_in_full(self, base: Finished, searched: dict[str, Searched]) -> dict[str, Finished]:
-        """Trains the best trees in full; see :func:`pathnas.finals.train_in_full`."""
+        """Trains the best trees in full, and what they are compared with."""
         final = self.config.final
+        finals = Finals(
+            self.jobs,
+            self._inherit(base),
+            self.config.base.training,
+            final,
+            self.config.seed,
+            self.folder.path / "weights",
+        )
         top = {
             name: [trial.candidate.tree for trial in one.record.best(final.top)]
             for name, one in searched.items()
         }
         with self.jobs.phase("full"):
-            return finals.train_in_full(
-                self.jobs,
-                self._inherit(base),
-                base,
-                top,
-                final,
-                run_seed=self.config.seed,
-                weights=self.folder.path / "weights",
-            )
-
-    def test(self, picks: dict[str, Finished]) -> dict[str, float]:
-        """Tests each pick exactly once; returns accuracies in [0, 1]."""
-        with self.jobs.phase("test"):
-            return finals.test_once(self.jobs, picks)
+            return finals.train(top)
 
     def summary(
         self,
@@ -290,10 +337,10 @@ class Experiment:
             self.folder.path / "best",
             pick.job,
             settings=self.config,
-            validation=pick.trained.accuracy,
+            validation=pick.accuracy,
             test=tests["best"],
         )
-        networks_by_name = {name: one.report(tests[name]) for name, one in picks.items()}
+        networks_by_name = {name: one.report(tests.get(name)) for name, one in picks.items()}
         images, seconds = self.jobs.images, self.jobs.seconds
         return {
             "name": self.config.name,
@@ -302,7 +349,7 @@ class Experiment:
             "best_tree": trees.to_dict(pick.job.tree),
             "searches": {name: one.report() for name, one in searched.items()},
             "images": {**images, "all": sum(images.values())},
-            "seconds": {**seconds, "all": round(sum(seconds.values()), 3)},
+            "seconds": seconds,
             "seeds": {
                 "run": self.config.seed,
                 **{name: seed_of(self.config.seed, name) for name in SEEDS},

@@ -2,97 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pathnas import evaluators, networks
-from pathnas.config import Final
+from pathnas.config import Final, Recipe
 from pathnas.evaluators import Scoring, Training, seed_of
-from pathnas.jobs import Finished, Jobs
+from pathnas.jobs import Finished, JobFailed, Jobs
 from pathnas.tree import BASE_TREE, Node
 
 
-def train_in_full(
-    jobs: Jobs,
-    inherit: Training,
-    first: Finished,
-    top: Mapping[str, Sequence[Node]],
-    final: Final,
-    *,
-    run_seed: int,
-    weights: Path,
-) -> dict[str, Finished]:
-    """Trains the best trees in full; validation picks one of each search.
+@dataclass(frozen=True)
+class Finals:
+    """The full trainings of a run.
 
-    Args:
-        jobs: does the trainings.
+    Attributes:
+        jobs: does them.
         inherit: a training that grows the base network, as a trial does.
-        first: the training of the base network.
-        top: by search, its best trees; ``"search"`` and perhaps ``"control"``.
-        final: how they are trained.
+        first: how the base network was trained; None if that is not known.
+        final: how the best trees are trained.
         run_seed: from which the seeds are made.
         weights: folder for the weights of all of them.
-
-    Returns:
-        By name: ``best`` (of the search), ``control``, ``base_longer`` (the base network trained
-        for as many epochs more) and ``wider_base``.
     """
-    longer = replace(
-        inherit,
-        recipe=final.training,
-        seed=seed_of(run_seed, "full"),
-        save=weights / "base_longer.safetensors",
-    )
-    planned = {BASE_TREE: longer}
-    for name, trees in top.items():
-        for place, tree in enumerate(trees, start=1):
-            save = weights / f"{name}-{place}.safetensors"
-            planned.setdefault(tree, replace(longer, tree=tree, save=save))
-    trained = jobs.train(list(planned.values()), "full training")
-    done = dict(zip(planned, trained, strict=True))
-    picks = {"base_longer": done[BASE_TREE]}
-    for name, trees in top.items():
-        pick = max((done[tree] for tree in trees), key=lambda one: one.trained.accuracy)
-        picks["best" if name == "search" else name] = pick
-    if final.wider:
-        wider = _wider(first, longer, picks["best"], seed_of(run_seed, "wider"))
-        save = weights / "wider_base.safetensors"
-        [picks["wider_base"]] = jobs.train([replace(wider, save=save)], "wider base")
-    return _retrained(jobs, picks, weights) if final.retrain else picks
 
+    jobs: Jobs
+    inherit: Training
+    first: Recipe | None
+    final: Final
+    run_seed: int
+    weights: Path
 
-def _wider(first: Finished, longer: Training, pick: Finished, seed: int) -> Training:
-    """The base network, wide enough to cost what the pick costs, trained from fresh weights.
+    def train(self, top: Mapping[str, Sequence[Node]]) -> dict[str, Finished]:
+        """Trains the best trees in full; validation picks one of each search.
 
-    It gets the epochs of the base network's training and of the full training together.
-    """
-    recipe = first.job.recipe
-    epochs = recipe.epochs + longer.recipe.epochs
-    if not recipe.epochs:  # a base network that was taken from a file
-        recipe = longer.recipe
-    setting = longer.setting
-    network = networks.widened(
-        target=pick.macs, image_shape=setting.image_shape, classes=setting.classes, **longer.network
-    )
-    recipe = recipe.model_copy(update={"epochs": epochs})
-    return replace(longer, network=network, recipe=recipe, weights=None, seed=seed)
+        Args:
+            top: by search, its best trees; ``"search"`` and perhaps ``"control"``.
 
+        Returns:
+            By name: ``base_longer`` (the base network trained for as many epochs more), ``best``
+            (of the search), ``control``, and ``wider_base``.
 
-def _retrained(jobs: Jobs, picks: dict[str, Finished], weights: Path) -> dict[str, Finished]:
-    """Trains the picks again on train + validation; their validation accuracies stay."""
-    again = [
-        replace(one.job, everything=True, save=weights / f"{name}-everything.safetensors")
-        for name, one in picks.items()
-    ]
-    pairs = zip(picks.items(), jobs.train(again, "retraining"), strict=True)
-    return {
-        name: replace(new, trained=replace(new.trained, accuracy=old.trained.accuracy))
-        for (name, old), new in pairs
-    }
+        Raises:
+            JobFailed: if all trees of a search fail.
+        """
+        longer = {(BASE_TREE, n): self._job(f"base_longer-{n}", n) for n in self._repeats}
+        grown = {
+            (tree, 1): self._job(f"{name}-{place}", 1, tree)
+            for name, trees in top.items()
+            for place, tree in enumerate(trees, start=1)
+        }
+        planned = {**grown, **longer}
+        trained = self.jobs.train(list(planned.values()), "full training")
+        done = dict(zip(planned, trained, strict=True))
+        picks = {"base_longer": _pick(done[key] for key in longer)}
+        for name, trees in top.items():
+            pick = _pick(done[tree, 1] for tree in trees)
+            if pick.failure is not None:
+                raise JobFailed(f"full training of all trees of the {name}", pick.failure)
+            picks["best" if name == "search" else name] = pick
+        if self.final.wider:
+            picks["wider_base"] = _pick(self._train_wider(picks["best"].macs))
+        return self._retrained(picks) if self.final.retrain else picks
+
+    @property
+    def _repeats(self) -> range:
+        return range(1, self.final.repeats + 1)
+
+    def _job(self, name: str, repeat: int, tree: Node = BASE_TREE) -> Training:
+        return replace(
+            self.inherit,
+            recipe=self.final.training,
+            tree=tree,
+            seed=seed_of(self.run_seed, "full", repeat),
+            save=self._file(name),
+        )
+
+    def _file(self, name: str) -> Path:
+        return self.weights / f"{name}.safetensors"
+
+    def _train_wider(self, target: int) -> list[Finished]:
+        """Trains the base network, wide enough to cost `target`, as the best tree was trained.
+
+        First as the base network, from fresh weights, and then in full.
+        """
+        setting, network = self.inherit.setting, self.inherit.network
+        wide = networks.widened(
+            target=target, image_shape=setting.image_shape, classes=setting.classes, **network
+        )
+        second = [
+            replace(self._job(f"wider_base-{n}", n), network=wide, weights=None)
+            for n in self._repeats
+        ]
+        if self.first is None:
+            return self.jobs.train(second, "wider base")
+        first = [
+            replace(
+                job,
+                recipe=self.first,
+                seed=seed_of(self.run_seed, "wider", n),
+                save=self._file(f"wider_base-{n}-first"),
+            )
+            for n, job in zip(self._repeats, second, strict=True)
+        ]
+        begun = self.jobs.train(first, "wider base, first part")
+        sound = [(one, job) for one, job in zip(begun, second, strict=True) if one.trained]
+        if not sound:
+            return begun
+        rest = [replace(job, weights=one.job.save) for one, job in sound]
+        ended = self.jobs.train(rest, "wider base, second part")
+        return [_together(one, end) for (one, _), end in zip(sound, ended, strict=True)]
+
+    def _retrained(self, picks: dict[str, Finished]) -> dict[str, Finished]:
+        """Trains the picks again on train + validation; their validation accuracies stay."""
+        sound = {name: one for name, one in picks.items() if one.trained is not None}
+        again = [
+            replace(one.job, everything=True, save=self._file(f"{name}-everything"))
+            for name, one in sound.items()
+        ]
+        for (name, old), new in zip(
+            sound.items(), self.jobs.train(again, "retraining"), strict=True
+        ):
+            if new.trained is not None:
+                trained = replace(new.trained, accuracy=old.accuracy)
+                picks = {**picks, name: replace(new, trained=trained)}
+        return picks
 
 
 def test_once(jobs: Jobs, picks: Mapping[str, Finished]) -> dict[str, float]:
-    """Tests each pick, exactly once; returns accuracies in [0, 1] by name."""
-    scores = jobs.all(evaluators.score, [Scoring(one.job) for one in picks.values()], "test")
-    return dict(zip(picks, scores, strict=True))
+    """Tests each pick that did not fail, exactly once.
+
+    Returns:
+        Accuracies in [0, 1], by name.
+
+    Raises:
+        JobFailed: if a test fails.
+    """
+    sound = {name: one for name, one in picks.items() if one.trained is not None}
+    results = jobs.all(evaluators.score, [Scoring(one.job) for one in sound.values()], "test")
+    scores = {}
+    for name, result in zip(sound, results, strict=True):
+        if result.failure is not None:
+            raise JobFailed(f"test of {name}", result.failure)
+        scores[name] = float(result.value or 0)
+    return scores
+
+
+def _pick(finished: Iterable[Finished]) -> Finished:
+    return max(finished, key=lambda one: one.accuracy)
+
+
+def _together(first: Finished, second: Finished) -> Finished:
+    if first.trained is None or second.trained is None:
+        return second
+    images = first.trained.images + second.trained.images
+    return replace(second, trained=replace(second.trained, images=images))

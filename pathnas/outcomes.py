@@ -47,6 +47,7 @@ class Outcome:
         images: training images seen, repeats counted.
         seed: of the trial.
         error: why it failed, one line.
+        traceback: the end of it, if there is one.
     """
 
     status: Status
@@ -57,6 +58,7 @@ class Outcome:
     images: int = 0
     seed: int | None = None
     error: str | None = None
+    traceback: str | None = None
 
 
 Evaluator = Callable[[Candidate], Outcome]

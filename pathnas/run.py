@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pathnas.executors import THREADS
+
 EXIT_USAGE = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
-
-_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,22 +34,22 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    options = parser().parse_args(arguments)
-    os.environ.update(_THREADS)
+    options = parser().parse_intermixed_args(arguments)
+    os.environ.update(THREADS)
     import torch
 
     from pathnas import config, experiment
     from pathnas.console import Console
-    from pathnas.search import SearchError
 
     torch.set_num_threads(1)
     try:
-        settings = config.load(options.config, options.overrides)
-        summary = experiment.run(settings, Console(quiet=options.quiet))
+        planned = experiment.plan(config.load(options.config, options.overrides))
     except (ValueError, FileNotFoundError, ImportError) as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
-    except (SearchError, OSError) as error:
+    try:
+        summary = experiment.run(planned, Console(quiet=options.quiet))
+    except (RuntimeError, OSError, ValueError) as error:
         print(f"the run failed: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -63,6 +63,9 @@ def result(summary: dict[str, Any]) -> str:
     """Returns the summary as a table for a person."""
     lines = [f"{'network':<12}{'validation':>11}{'test':>9}{'parameters':>12}{'macs':>15}"]
     for name, row in summary["networks"].items():
+        if "failed" in row:
+            lines.append(f"{name:<12} {row['failed']}")
+            continue
         test = f"{row['test']:.4f}" if "test" in row else "-"
         lines.append(
             f"{name:<12}{row['validation']:>11.4f}{test:>9}"

@@ -37,7 +37,7 @@ class Trial:
 
 
 class SearchError(RuntimeError):
-    """Every trial so far failed, so going on would only burn the budget."""
+    """Every trial of a search failed so far, so going on would only burn the budget."""
 
 
 @dataclass

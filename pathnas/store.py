@@ -15,9 +15,9 @@ from pathnas.search import Trial
 class RunFolder:
     """One run's folder.
 
-    ``config.yaml``, ``trials.jsonl`` and ``control.jsonl`` (one trial a line, as they finish),
-    ``data/`` (prepared sets), ``weights/`` (of every full training), ``tensorboard/``, ``best/``
-    and ``summary.json``.
+    ``config.yaml``, ``search.jsonl`` and ``control.jsonl`` (one trial a line, added after each
+    update), ``data/`` (prepared sets), ``weights/`` (of every full training), ``tensorboard/``,
+    ``best/`` and ``summary.json``.
 
     Args:
         path: of the folder.

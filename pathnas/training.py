@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pathnas import cell
 from pathnas.ops import Moments
+from pathnas.probing import mode
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -34,7 +35,6 @@ def fit(
     label_smoothing: float = 0.0,
     precision: Precision = "float32",
     gate_fraction: float = 0.1,
-    after_epoch: Callable[[int], None] | None = None,
 ) -> int:
     """Trains a network in place by SGD.
 
@@ -52,7 +52,6 @@ def fit(
         label_smoothing: of the cross entropy.
         precision: of the forward pass, by autocast; float16 scales the loss.
         gate_fraction: share of all steps, in (0, 1].
-        after_epoch: called with the number of epochs done; what it changes in mode is restored.
 
     Returns:
         The number of training images seen, repeats counted.
@@ -73,8 +72,8 @@ def fit(
     loss_of = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     steps, warmup = epochs * len(batches), warmup_epochs * len(batches)
     step = images = 0
+    network.train()
     for epoch in range(1, epochs + 1):
-        network.train()
         losses = []
         for x, y in batches:
             cell.set_gates(network, max(0.0, 1 - step / (gate_fraction * steps)))
@@ -92,8 +91,6 @@ def fit(
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss became {mean} in epoch {epoch} of {epochs}")
-        if after_epoch is not None:
-            after_epoch(epoch)
     cell.set_gates(network, 0.0)
     return images
 
@@ -115,13 +112,11 @@ def _autocast(device: torch.device, precision: Precision) -> Any:
 @torch.no_grad()
 def accuracy(network: nn.Module, batches: Batches) -> float:
     """Returns the share of images classified right, in [0, 1]; the network's mode is restored."""
-    training = network.training
-    network.eval()
     right, images = [], 0
-    for x, y in batches:
-        right.append((network(x).argmax(1) == y).sum())
-        images += len(y)
-    network.train(training)
+    with mode(network, training=False):
+        for x, y in batches:
+            right.append((network(x).argmax(1) == y).sum())
+            images += len(y)
     return int(torch.stack(right).sum()) / images
 
 
@@ -137,21 +132,19 @@ def calibrate(network: nn.Module, images: Tensor) -> None:
         network: with cells.
         images: `[B, C, H, W]` of training images, normalized, without augmentation.
     """
+    edges = [edge for edge in network.modules() if isinstance(edge, cell.CellEdge)]
+    for edge in edges:
+        edge.moments = None
     saved = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    training = network.training
-    hooks = [
-        edge.op.register_forward_hook(_measure(edge))
-        for edge in network.modules()
-        if isinstance(edge, cell.CellEdge)
-    ]
+    hooks = [edge.op.register_forward_hook(_measure(edge)) for edge in edges]
     try:
-        network.train()(images)
+        with mode(network, training=True):
+            network(images)
     finally:
         for hook in hooks:
             hook.remove()
-        network.train(training)
         for name, buffer in network.named_buffers():
-            if name in saved and not name.endswith((".mean", ".var")):
+            if name in saved:  # moments are new
                 buffer.copy_(saved[name])
 
 

@@ -15,7 +15,6 @@ from typing import Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pathnas import ops
 from pathnas import tree as trees
@@ -30,6 +29,7 @@ from pathnas.cell import (
     same_borders,
 )
 from pathnas.ops import Moments
+from pathnas.probing import counted
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -320,7 +320,10 @@ class Receipt:
 
 
 def is_exact(transforms: Sequence[Transform], birth: Birth) -> bool:
-    """Tells whether the transforms leave the output unchanged on every input, by law."""
+    """Tells whether the transforms leave the output unchanged on every input, by law.
+
+    In eval mode; in train mode only on the batch of :func:`pathnas.training.calibrate`.
+    """
     if birth.noise and any(isinstance(t, Branch) and t.merge == "add" for t in transforms):
         return False
     if birth.mode == "gated":
@@ -328,7 +331,6 @@ def is_exact(transforms: Sequence[Transform], birth: Birth) -> bool:
     return all(ops.get(t.op).exact for t in transforms if isinstance(t, Replace))
 
 
-@torch.no_grad()
 def receipt(
     before: nn.Module,
     after: nn.Module,
@@ -336,8 +338,11 @@ def receipt(
     transforms: Sequence[Transform],
     birth: Birth = EXACT,
 ) -> Receipt:
-    """Measures what growing did to the output on some inputs, in the modules' present mode."""
-    (old, old_macs), (new, new_macs) = (_counted(module, inputs) for module in (before, after))
+    """Measures in eval mode what growing did to the output on some inputs `[B, C, H, W]`.
+
+    Neither module is changed.
+    """
+    (old, old_macs), (new, new_macs) = (counted(module, inputs) for module in (before, after))
     change, scale = float((new - old).abs().max()), float(old.abs().max())
     old_size, new_size = (sum(p.numel() for p in m.parameters()) for m in (before, after))
     return Receipt(
@@ -347,9 +352,3 @@ def receipt(
         parameters=(old_size, new_size),
         macs=(old_macs, new_macs),
     )
-
-
-def _counted(module: nn.Module, inputs: Tensor) -> tuple[Tensor, int]:
-    with FlopCounterMode(display=False) as counter:
-        output = module(inputs)
-    return output, counter.get_total_flops() // (2 * len(inputs))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pathnas import cell, decisions, transforms
 from pathnas import tree as trees
-from pathnas.cell import Cell
-from pathnas.decisions import Limits, Question, Site, State
+from pathnas.cell import Cell, Site
+from pathnas.decisions import Limits, Question, State
 from pathnas.ops import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node

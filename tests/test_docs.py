@@ -62,7 +62,7 @@ def test_summary_and_event_tags_are_documented(tmp_path: Path) -> None:
 
     overrides = [f"runs={tmp_path}", "search.trials=2", "workers.kind=inline"]
     settings = config.load(ROOT / "experiments" / "smoke.yaml", overrides)
-    summary = experiment.run(settings, Console(quiet=True))
+    summary = experiment.run(experiment.plan(settings), Console(quiet=True))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     keys = {*summary, *summary["searches"]["search"], *summary["networks"]["best"]}
     assert [key for key in keys if f"`{key}`" not in readme and f".{key}`" not in readme] == []

@@ -18,7 +18,8 @@ from pathnas.evaluators import InheritAndTrain, Scoring, Setting, Training
 from pathnas.outcomes import Candidate
 from pathnas.tree import BASE_TREE, Edge, Node
 
-TREE = Node((Edge("base", Node((Edge("max_pool3x3"),))), Edge("base")), "add", "replicate")
+BELOW = Node((Edge("max_pool3x3"), Edge("sep_conv3x3")), "add", "replicate")
+TREE = Node((Edge("base", BELOW), Edge("base")), "add", "replicate")
 NETWORK = {"name": "chain", "widths": (3, 4), "cells": 1}
 
 
@@ -52,6 +53,7 @@ def test_seeds_depend_on_every_argument_and_nothing_else() -> None:
     }
     assert len(seeds) == 8 and all(0 <= seed < 2**63 for seed in seeds)
     assert evaluators.seed_of(0, "base") == 8382376551794362763  # a record outlives its process
+    assert evaluators.trial_seed(0, Candidate(BASE_TREE)) != evaluators.seed_of(0, "base")
 
 
 def test_what_is_inherited_answers_as_the_base_does(base: Training) -> None:
@@ -130,6 +132,12 @@ def test_the_tested_network_is_the_saved_one(base: Training) -> None:
     again = evaluators.train(replace(base, save=base.setting.folder / "again.safetensors"))
     assert measured == again.accuracy
     assert 0 <= evaluators.score(Scoring(base)) <= 1
+
+
+def test_a_last_batch_of_one_image_is_left_out(base: Training) -> None:
+    network = {**NETWORK, "widths": (3, 3, 3, 3)}  # a single pixel is left of the image
+    job = replace(base, network=network, recipe=Recipe(epochs=2, batch_size=95), save=None)
+    assert evaluators.train(job).images == 2 * 95
 
 
 def test_training_on_everything_sees_both_sets(base: Training) -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"tree", "data", "yaml_reader", "executors"},
+    {"tree", "data", "yaml_reader", "executors", "probing"},
     {"config", "datasets", "ops"},
     {"cell"},
     {"transforms", "drawing"},

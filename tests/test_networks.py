@@ -8,6 +8,7 @@ from torch import nn
 
 from pathnas import networks
 from pathnas.cell import cells
+from pathnas.decisions import Limits
 from pathnas.networks.plain import ResidualBlock
 from pathnas.transforms import growth
 from pathnas.tree import BASE_TREE, Edge, Node
@@ -62,8 +63,6 @@ def test_multiply_adds_of_a_network_are_its_layers_by_hand() -> None:
 
 
 def test_the_cost_of_a_grown_network_is_the_base_and_what_its_cells_add() -> None:
-    from pathnas.decisions import Limits
-
     options = dict(channels=1, classes=10, widths=(3, 5), cells=2)
     base = networks.build("chain", **options)
     grown = networks.build("chain", **options, tree=TREE)
@@ -82,5 +81,5 @@ def test_a_widened_network_comes_near_its_target(groups: int) -> None:
         target = int(factor * networks.macs(base, shape))
         wider = networks.widened("chain", target, image_shape=shape, classes=10, **options)
         found = networks.macs(networks.build(channels=1, classes=10, **wider), shape)
-        assert abs(found / target - 1) < 0.35
+        assert abs(found / target - 1) < 0.15
         assert all(width % groups == 0 for width in wider["widths"])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pathnas import decisions
 from pathnas import tree as trees
-from pathnas.decisions import Limits, Site, State
+from pathnas.cell import Site
+from pathnas.decisions import Limits, State
 from pathnas.envs import observation
 from pathnas.ops import CellSpec, Conv
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node

@@ -19,7 +19,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from pathnas import decisions
 from pathnas import tree as trees
-from pathnas.decisions import Limits, Site
+from pathnas.cell import Site
+from pathnas.decisions import Limits
 from pathnas.envs import PATH_LEVEL
 from pathnas.envs.path_level import PathLevelEnv
 from pathnas.ops import CellSpec, Conv

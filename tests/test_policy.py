@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathnas import decisions
+from pathnas.cell import Site
 from pathnas.controllers.policy import Controller, masked
 from pathnas.controllers.rollout import stack
-from pathnas.decisions import MERGES, Actions, Limits, Site, State
+from pathnas.decisions import MERGES, Actions, Limits, State
 from pathnas.envs import observation
 from pathnas.ops import CellSpec, Conv
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pathnas import cell, decisions, surrogate
 from pathnas import tree as trees
-from pathnas.decisions import MERGES, Limits, Site, State
+from pathnas.cell import Site
+from pathnas.decisions import MERGES, Limits, State
 from pathnas.ops import CellSpec, Conv
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.surrogate import Surrogate

@@ -94,17 +94,6 @@ def test_schedules_rise_and_fall() -> None:
     assert {training._rate(1.0, step, 10, 0, cosine=False) for step in range(10)} == {1.0}
 
 
-def test_after_epoch_is_told_the_epochs_done_and_may_evaluate() -> None:
-    trained, told = network(), []
-
-    def note(epoch: int) -> None:
-        told.append((epoch, training.accuracy(trained, batches())))
-
-    training.fit(trained, batches(), epochs=3, learning_rate=0.1, after_epoch=note)
-    assert [epoch for epoch, _ in told] == [1, 2, 3]
-    assert trained.training
-
-
 class Constant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
@@ -115,6 +104,16 @@ def test_accuracy_is_the_share_of_right_answers_and_keeps_the_mode() -> None:
         model = Constant().train(mode)
         assert training.accuracy(model, batches()) == 0.5
         assert model.training is mode
+
+
+def test_a_part_that_was_put_into_eval_mode_stays_in_it() -> None:
+    model = network().train()
+    model.stem.eval()
+    x, _ = next(iter(batches()))
+    training.accuracy(model, batches())
+    training.calibrate(model, x)
+    networks.macs(model, (1, 8, 8))
+    assert model.training and not model.stem[1].training
 
 
 def test_calibration_measures_moments_and_changes_nothing_else() -> None:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from pathnas import decisions
 from pathnas import tree as trees
+from pathnas.cell import Site
 from pathnas.controllers.forest import DOWN, EDGE, ZERO, Forest
 from pathnas.controllers.rollout import stack
 from pathnas.controllers.tree_lstm import TreeLSTM
-from pathnas.decisions import Limits, Question, Site, State
+from pathnas.decisions import Limits, Question, State
 from pathnas.envs import observation
 from pathnas.ops import CellSpec, Conv
 from pathnas.tree import Edge, Node

@@ -6,16 +6,17 @@ A network maps images `[B, C, H, W]` to logits `[B, classes]` and holds
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
-from pathnas.cell import Cell, cells
-from pathnas.decisions import Site
+from pathnas.cell import Cell, Site, cells
 from pathnas.networks.plain import Chain, Residual
+from pathnas.probing import counted
 from pathnas.tree import BASE_TREE, Node
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"chain": Chain, "residual": Residual}
@@ -44,38 +45,29 @@ def build(
 
 def macs(network: nn.Module, image_shape: Sequence[int]) -> int:
     """Returns the multiply-adds of convolutions and linear layers for one image `[C, H, W]`."""
-    with FlopCounterMode(display=False) as counter:
-        _probe(network, image_shape)
-    return counter.get_total_flops() // 2  # torch counts a multiply-add as two
+    return counted(network, _image(network, image_shape))[1]
 
 
 def sites(network: nn.Module, image_shape: Sequence[int]) -> tuple[Site, ...]:
     """Returns the spec and the output positions of every cell, for images `[C, H, W]`."""
-    found: dict[Cell, int] = {}
+    found: list[Site] = []
 
-    def record(cell: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def record(cell: nn.Module, inputs: Any, output: Tensor) -> None:
         assert isinstance(cell, Cell)
-        found[cell] = output.shape[-2] * output.shape[-1]
+        found.append(Site(cell.spec, output.shape[-2] * output.shape[-1]))
 
     hooks = [cell.register_forward_hook(record) for cell in cells(network).values()]
     try:
-        _probe(network, image_shape)
+        counted(network, _image(network, image_shape))
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(Site(cell.spec, positions) for cell, positions in found.items())
+    return tuple(found)
 
 
-@torch.no_grad()
-def _probe(network: nn.Module, image_shape: Sequence[int]) -> None:
-    """Passes one black image through in eval mode, which is restored."""
-    training = network.training
+def _image(network: nn.Module, image_shape: Sequence[int]) -> Tensor:
     parameter = next(network.parameters())
-    image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
-    try:
-        network.eval()(image)
-    finally:
-        network.train(training)
+    return torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
 
 
 def parameters(network: nn.Module) -> int:
@@ -83,13 +75,24 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def sketch(
+    name: str, *, channels: int, classes: int, tree: Node = BASE_TREE, **options: Any
+) -> nn.Module:
+    """Returns the network of :func:`build` without weights, on torch's meta device.
+
+    It can be asked for its size and cost, and draws no random number.
+    """
+    with torch.device("meta"):
+        return build(name, channels=channels, classes=classes, tree=tree, **options)
+
+
 def widened(
     name: str, target: int, *, image_shape: Sequence[int], classes: int, **options: Any
 ) -> dict[str, Any]:
     """Returns name and options of a network with all widths scaled so that it costs `target`.
 
-    The widths grow by one common factor, rounded to multiples of the groups; of all factors the
-    one whose multiply-adds come nearest to the target is taken.
+    All widths grow by about one factor: each is rounded up or down to a multiple of the groups,
+    in the way that brings the multiply-adds nearest to the target.
 
     Args:
         name: a key of :data:`NETWORKS`.
@@ -99,25 +102,25 @@ def widened(
         options: the network's own, ``widths`` among them.
     """
     groups = options.get("groups", 1)
+    old = (options.get("stem") or options["widths"][0], *options["widths"])
     seen: dict[tuple[int, ...], int] = {}
 
-    def scaled(factor: float) -> dict[str, Any]:
-        def width(old: int) -> int:
-            return max(groups, round(old * factor / groups) * groups)
-
-        stem = options.get("stem")
-        widths = tuple(width(old) for old in options["widths"])
-        return {**options, "name": name, "widths": widths, "stem": stem and width(stem)}
+    def cost(widths: tuple[int, ...]) -> int:
+        if widths not in seen:
+            changed = {**options, "stem": widths[0], "widths": widths[1:]}
+            network = sketch(name, channels=image_shape[0], classes=classes, **changed)
+            seen[widths] = macs(network, image_shape)
+        return seen[widths]
 
     factor = 1.0
-    best, distance = scaled(factor), float("inf")
-    while True:
-        changed = scaled(factor)
-        if changed["widths"] not in seen:
-            network = build(channels=image_shape[0], classes=classes, **changed)
-            cost = seen[changed["widths"]] = macs(network, image_shape)
-            if abs(cost - target) < distance:
-                best, distance = changed, abs(cost - target)
-            if cost >= target:
-                return best
-        factor *= 1.01
+    while cost(tuple(math.ceil(width * factor / groups) * groups for width in old)) < target:
+        factor *= 1.02
+    around = [
+        sorted({max(1, round_(width * factor / groups)) * groups for round_ in ROUNDINGS})
+        for width in old
+    ]
+    best = min(itertools.product(*around), key=lambda widths: (abs(cost(widths) - target), widths))
+    return {**options, "name": name, "stem": best[0], "widths": best[1:]}
+
+
+ROUNDINGS: tuple[Callable[[float], int], ...] = (math.floor, math.ceil)
