@@ -36,7 +36,7 @@ Results = Generator[tuple[int, "Result"], None, None]
 _CONTEXT = multiprocessing.get_context("forkserver")
 # libgomp reads these once, when torch is loaded. Its threads spin while they wait, which on a
 # machine with more workers than cores costs a factor, not a share.
-THREADS = {"OMP_NUMTHREADS": "1", "MKL_NUMTHREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 _TRACEBACK_BYTES = 2048
 _REASON_CHARACTERS = 300
 _CHUNK_BYTES = 1 << 16

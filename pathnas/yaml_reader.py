@@ -149,8 +149,12 @@ def parse(text: str) -> Document:
         words = ", ".join(word for word in (error.context, error.problem) if word)
         raise YamlError(f"not valid YAML: {words}", mark.line + 1 if mark else None) from error
     # PyYAML lets these through for escapes and version numbers beyond all bounds.
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise YamlError(f"not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise YamlError("not valid YAML: nested too deep") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # PyYAML lets chr() fail on an escape that is no character; Pythons word that differently.
+        what = "an escape that is no character" if r"\U" in text else error
+        raise YamlError(f"not valid YAML: {what}") from error
     return document
 
 
