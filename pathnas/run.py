@@ -38,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(THREADS)
     import torch
 
-    from pathnas import config, experiment
+    from pathnas import config, experiment, plan
     from pathnas.console import Console
 
     torch.set_num_threads(1)
     try:
-        planned = experiment.plan(config.load(options.config, options.overrides))
+        planned = plan.Plan.of(config.load(options.config, options.overrides))
     except (ValueError, FileNotFoundError, ImportError) as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE

@@ -77,9 +77,8 @@ def fit(
         losses = []
         for x, y in batches:
             cell.set_gates(network, max(0.0, 1 - step / (gate_fraction * steps)))
-            optimizer.param_groups[0]["lr"] = _rate(
-                learning_rate, step, steps, warmup, cosine=schedule == "cosine"
-            )
+            rate = _rate(learning_rate, step, steps, warmup, cosine=schedule == "cosine")
+            optimizer.param_groups[0]["lr"] = rate
             with _autocast(device, precision):
                 loss = loss_of(network(x), y)
             optimizer.zero_grad(set_to_none=True)

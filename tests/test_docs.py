@@ -59,10 +59,11 @@ def test_summary_and_event_tags_are_documented(tmp_path: Path) -> None:
 
     from pathnas import config, experiment
     from pathnas.console import Console
+    from pathnas.plan import Plan
 
     overrides = [f"runs={tmp_path}", "search.trials=2", "workers.kind=inline"]
     settings = config.load(ROOT / "experiments" / "smoke.yaml", overrides)
-    summary = experiment.run(experiment.plan(settings), Console(quiet=True))
+    summary = experiment.run(Plan.of(settings), Console(quiet=True))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     keys = {*summary, *summary["searches"]["search"], *summary["networks"]["best"]}
     assert [key for key in keys if f"`{key}`" not in readme and f".{key}`" not in readme] == []

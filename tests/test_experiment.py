@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pathnas import best, config, data, evaluators, experiment, jobs, store
 from pathnas import tree as trees
 from pathnas.console import Console
+from pathnas.plan import Plan
 from pathnas.search import SearchError
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +21,7 @@ SMOKE = ROOT / "experiments" / "smoke.yaml"
 
 def run(folder: Path, *overrides: str) -> dict:
     settings = config.load(SMOKE, [f"runs={folder}", *overrides])
-    return experiment.run(experiment.plan(settings), Console(quiet=True))
+    return experiment.run(Plan.of(settings), Console(quiet=True))
 
 
 @pytest.fixture(scope="module")

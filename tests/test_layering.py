@@ -20,7 +20,7 @@ FLOORS = [
     {"networks", "surrogate", "training"},
     {"evaluators", "envs", "controllers"},
     {"search"},
-    {"store", "board", "console"},
+    {"store", "board", "console", "plan"},
     {"best", "jobs"},
     {"finals"},
     {"experiment"},

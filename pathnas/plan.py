@@ -1,0 +1,122 @@
+"""What a config asks for, worked out and checked before anything is written or trained."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pathnas import data, datasets, evaluators, networks
+from pathnas.config import Config, Recipe
+from pathnas.data import Splits
+from pathnas.decisions import Limits
+from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
+from pathnas.outcomes import Reward
+from pathnas.tree import BASE_TREE
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, before it begins.
+
+    Attributes:
+        config: of the run.
+        device: that it trains on.
+        splits: the images; :meth:`prepare` writes none of the test set.
+        limits: on candidates.
+        base_macs: multiply-adds of the whole base network for one image.
+    """
+
+    config: Config
+    device: str
+    splits: Splits
+    limits: Limits
+    base_macs: int
+
+    @classmethod
+    def of(cls, config: Config) -> Plan:
+        """Loads the images and checks that the config can be carried out.
+
+        Raises:
+            ValueError: if it asks for what cannot be.
+            FileNotFoundError: if the images are absent.
+            ImportError: if a library is missing that only these images need.
+        """
+        device = evaluators.resolve_device(config.device)
+        splits = datasets.load(seed=config.seed, **config.data.model_dump())
+        network = {
+            "channels": splits.image_shape[0],
+            "classes": splits.classes,
+            **config.base.network.model_dump(),
+        }
+        if config.base.weights is not None:
+            with torch.random.fork_rng(devices=[]):
+                evaluators.load_weights(networks.build(**network), Path(config.base.weights))
+        sketch = networks.sketch(**network)
+        base_macs = networks.macs(sketch, splits.image_shape)
+        search = config.search
+        limits = Limits(search.depth, search.ops, networks.sites(sketch, splits.image_shape))
+        if search.max_macs is not None:
+            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(BASE_TREE)
+            limits = replace(limits, macs=allowance)
+        return cls(config, str(device), splits, limits, base_macs)
+
+    def prepare(self, folder: Path) -> Setting:
+        """Writes the training and validation images for the workers."""
+        splits, workers = self.splits, self.config.workers
+        data.save(splits.train, folder / "train")
+        data.save(splits.validation, folder / "validation")
+        loaders = workers.loaders
+        if loaders is None:
+            loaders = max(1, (os.cpu_count() or 1) // workers.count)
+        return Setting(
+            folder,
+            splits.normalization,
+            splits.image_shape,
+            splits.classes,
+            self.device,
+            loaders,
+        )
+
+    def base_training(self, setting: Setting, save: Path) -> Training:
+        """Returns the training of the base network; of no epochs if its weights are given."""
+        base, weights = self.config.base, self.config.base.weights
+        recipe = base.training if weights is None else None
+        return Training(
+            setting,
+            base.network.model_dump(),
+            recipe or Recipe(epochs=0),
+            seed_of(self.config.seed, "base"),
+            weights=None if weights is None else Path(weights),
+            save=save,
+        )
+
+    def inherit(self, base: Training) -> Training:
+        """Returns a trial's training, but for its tree and seed."""
+        trial = self.config.search.trial
+        return replace(
+            base,
+            recipe=trial,
+            weights=base.save,
+            save=None,
+            birth=trial.birth,
+            gate_fraction=trial.gate_fraction,
+            noise=trial.noise,
+        )
+
+    def evaluator(self, base: Training) -> InheritAndTrain:
+        """Returns what evaluates candidates, from the training of the base network."""
+        return InheritAndTrain(self.inherit(base), self.config.seed, self.limits, self.base_macs)
+
+    def reward(self) -> Reward:
+        """Returns how outcomes are shaped."""
+        settings = self.config.search.reward
+        return Reward(
+            settings.shape,
+            Reward.ceiling_for(self.config.data.validation),
+            settings.cost_weight,
+            settings.cost_target * self.base_macs,
+            settings.failure,
+        )
