@@ -7,12 +7,13 @@ asked and a list where a tuple is asked; every key is known, every number has a 
 from __future__ import annotations
 
 import math
-import types
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,20 +23,20 @@ from pydantic import (
     field_validator,
 )
 
-from pathnas import yaml_reader
-from pathnas.yaml_reader import KeyPath, YamlError, dotted, hint, shorten, shown
+from pathnas import config_faults, yaml_reader
+from pathnas.yaml_reader import YamlError, dotted, hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
 """The names that `Data.name` knows, beside ``package.module:function``."""
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-_DEVICE = r"^(auto|cpu|mps|cuda|cuda:[0-9]{1,3})$"
-_FILE = r"^[^\x00]+$"
-_PATTERNS = {
-    _NAME: "must be letters, digits, '_', '.' and '-', beginning with a letter or a digit",
-    _DEVICE: "must be auto, cpu, mps, cuda or cuda:N",
-    _FILE: "must be a path without NUL characters",
-}
+
+def _matching(pattern: str, words: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{words}; got {shown(value)}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _to_tuple(value: Any) -> Any:
@@ -64,7 +65,23 @@ Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=100)]
 Multiple: TypeAlias = Annotated[float, Field(gt=0, le=10**6)]
-FilePath: TypeAlias = Annotated[str, Field(min_length=1, max_length=4096, pattern=_FILE)]
+FilePath: TypeAlias = Annotated[
+    str,
+    Field(min_length=1, max_length=4096),
+    _matching(r"[^\x00]+", "must be a path without NUL characters"),
+]
+Name: TypeAlias = Annotated[
+    str,
+    Field(max_length=64),
+    _matching(
+        r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+        "must be letters, digits, '_', '.' and '-', beginning with a letter or a digit",
+    ),
+]
+Device: TypeAlias = Annotated[
+    str,
+    _matching(r"auto|cpu|mps|cuda|cuda:[0-9]{1,3}", "must be auto, cpu, mps, cuda or cuda:N"),
+]
 Option: TypeAlias = Annotated[str | int | float | bool, BeforeValidator(_plain)]
 
 
@@ -328,13 +345,13 @@ class Workers(_Model):
 class Config(_Model):
     """All settings of a run."""
 
-    name: Annotated[str, Field(max_length=64, pattern=_NAME)]
+    name: Name
     """name of the run, and of its folder"""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """seed of everything random"""
     runs: FilePath = "runs"
     """folder of the runs"""
-    device: Annotated[str, Field(pattern=_DEVICE)] = "auto"
+    device: Device = "auto"
     """auto, cpu, mps, cuda or cuda:N"""
     data: Data
     """the images, and how they are split"""
@@ -385,7 +402,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         config = Config.model_validate(document.value)
     except ValidationError as error:
-        for key_path, message in map(_wording, error.errors(include_url=False)):
+        for key_path, message in config_faults.faults(error, Config):
             faults.append((document.place(key_path), f"{dotted(key_path)}: {message}"))
     if faults:
         faults.sort(key=lambda fault: fault[0] if isinstance(fault[0], int) else float("inf"))
@@ -402,98 +419,3 @@ def _at(path: Path, place: yaml_reader.Place | None) -> str:
     if isinstance(place, str):
         return place
     return str(path) if place is None else f"{path}:{place}"
-
-
-_MESSAGES = {
-    "missing": "missing ({description}: {expected})",
-    "greater_than": "must be > {gt}, got {value}",
-    "greater_than_equal": "must be >= {ge}, got {value}",
-    "less_than": "must be < {lt}, got {value}",
-    "less_than_equal": "must be <= {le}, got {value}",
-    "finite_number": "must be a finite number, got {value}",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters, got {value}",
-    "value_error": "{error}",
-}
-_EXPECTED = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "a string",
-    tuple: "a list",
-}
-
-
-def _wording(error: Any) -> tuple[KeyPath, str]:
-    """The path and the message of one of pydantic's faults."""
-    name, context, value = error["type"], error.get("ctx", {}), error["input"]
-    path, kind, description = _follow(error["loc"])
-    if name == "extra_forbidden":
-        [owner] = _members(_follow(error["loc"][:-1])[1])
-        return path, f"unknown key; {hint(path[-1], owner.model_fields, 'known keys')}"
-    if name.startswith("union_tag"):
-        return (*path, "name"), _network_wording(value, kind)
-    if name == "string_pattern_mismatch":
-        return path, f"{_PATTERNS[context['pattern']]}; got {shown(value)}"
-    message = _MESSAGES.get(name, "expected {expected}, got {value}")
-    words = {"description": description, "expected": _expected(kind), "value": shown(value)}
-    return path, message.format(**{**context, **words})
-
-
-def _network_wording(value: dict[str, Any], networks: Any) -> str:
-    fields = [network.model_fields["name"] for network in _members(networks)]
-    known = [field.default for field in fields]
-    expected = f"one of {', '.join(map(repr, known))}"
-    if "name" not in value:
-        return f"missing ({fields[0].description}: {expected})"
-    if not isinstance(value["name"], str):
-        return f"expected {expected}, got {shown(value['name'])}"
-    unknown = shorten(repr(value["name"]))
-    return f"unknown network {unknown}; {hint(value['name'], known, 'known networks')}"
-
-
-def _follow(location: tuple[str | int, ...]) -> tuple[KeyPath, Any, str | None]:
-    """The path of a pydantic location, and the type and the description of what stands there.
-
-    In a location a discriminated union puts the name of its member between two keys.
-    """
-    path: KeyPath = ()
-    kind: Any = Config
-    description: str | None = None
-    for part in location:
-        members = _members(kind)
-        if len(members) > 1:
-            kind = next(one for one in members if one.model_fields["name"].default == part)
-            continue
-        [owner] = members
-        if _is_model(owner):
-            field = owner.model_fields.get(part)
-            kind = field.annotation if field else None
-            description = (field.description or str(part)) if field else None
-        else:
-            kind = get_args(owner)[1 if get_origin(owner) is dict else 0]
-        path = (*path, part)
-    return path, kind, description
-
-
-def _members(kind: Any) -> list[Any]:
-    """The types that a union allows, without None; any other type alone."""
-    if get_origin(kind) is Annotated:
-        return _members(get_args(kind)[0])
-    if get_origin(kind) in (Union, types.UnionType):
-        return [one for arg in get_args(kind) if arg is not type(None) for one in _members(arg)]
-    return [kind]
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _expected(kind: Any) -> str:
-    """What a field takes, in words."""
-    first = _members(kind)[0]
-    if get_origin(first) is Literal:
-        words = f"one of {', '.join(map(repr, get_args(first)))}"
-    else:
-        words = _EXPECTED.get(get_origin(first) or first, "a mapping")
-    return f"{words} or null" if type(None) in get_args(kind) else words

@@ -40,6 +40,7 @@ THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "P
 _TRACEBACK_BYTES = 2048
 _REASON_CHARACTERS = 300
 _CHUNK_BYTES = 1 << 16
+_STARTS = 3  # times that a worker is started before its job counts as crashed
 _ANSWER_BYTES = 1 << 28  # a longer answer is refused: no sound job sends a quarter of a gigabyte
 
 
@@ -229,8 +230,7 @@ class Processes(Executor):
         running.append(job)  # before it lives, so that no interrupt can lose sight of it
         self._jobs.add(job)
         try:
-            _ensure_server(self._preload)
-            process.start()
+            self._fork(process)
         except (OSError, EOFError) as error:
             running.remove(job)
             self._kill([job])
@@ -240,6 +240,22 @@ class Processes(Executor):
             sender.close()
         job.started = time.monotonic()
         return None
+
+    def _fork(self, process: ForkServerProcess) -> None:
+        """Starts a process; a server that dies at this moment is replaced by a new one.
+
+        Raises:
+            OSError, EOFError: If no server answers.
+        """
+        for left in reversed(range(_STARTS)):
+            try:
+                _ensure_server(self._preload)
+                process.start()
+                return
+            except (OSError, EOFError):
+                if not left:
+                    raise
+                time.sleep(0.1)  # until the kernel has taken a dead server's socket away
 
     def _wait(self, running: list[_Job], deadline: float | None) -> list[tuple[int, Result]]:
         """Sleeps until a worker writes, ends or is due; removes and returns what has ended."""

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = [
     {"tree", "data", "yaml_reader", "executors", "probing"},
+    {"config_faults"},
     {"config", "datasets", "ops"},
     {"cell"},
     {"transforms", "drawing"},
