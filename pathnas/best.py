@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pathnas import config, evaluators, networks, store
+from pathnas import config, evaluators, files, networks
 from pathnas import tree as trees
 from pathnas.data import Normalization
 from pathnas.evaluators import Training
@@ -50,7 +50,7 @@ def save(
     """Writes the folder of a trained network.
 
     Args:
-        folder: to be made.
+        folder: to be made; what stands there is replaced.
         job: the training; its weights are copied from where it saved them.
         settings: of the run.
         validation: accuracy to record.
@@ -58,10 +58,14 @@ def save(
     """
     if job.save is None:
         raise ValueError("only a training that was saved can be kept, got save=None")
-    folder.mkdir(parents=True)
-    shutil.copyfile(job.save, folder / "network.safetensors")
-    store.write_text(folder / "tree.json", trees.to_json(job.tree) + "\n")
-    store.write_text(folder / "config.yaml", config.dump(settings))
+    part = files.aside(folder)
+    for leftover in (part, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    shutil.copyfile(job.save, part / "network.safetensors")
+    files.sync(part / "network.safetensors")
+    files.write(part / "tree.json", trees.to_json(job.tree) + "\n")
+    files.write(part / "config.yaml", config.dump(settings))
     about = {
         "image_shape": job.setting.image_shape,
         "classes": job.setting.classes,
@@ -69,7 +73,8 @@ def save(
         "validation": validation,
         "test": test,
     }
-    store.write_json(folder / "about.json", about)
+    files.write_json(part / "about.json", about)
+    files.install(part, folder)
 
 
 def load(folder: str | Path) -> Best:

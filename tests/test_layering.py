@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"tree", "data", "yaml_reader", "executors", "probing"},
+    {"files"},
+    {"tree", "data", "yaml_reader", "executors", "probing", "database"},
     {"config_faults"},
     {"config", "datasets", "ops"},
     {"cell"},
@@ -21,8 +22,10 @@ FLOORS = [
     {"networks", "surrogate", "training"},
     {"evaluators", "envs", "controllers"},
     {"search"},
-    {"store", "board", "console", "plan"},
-    {"best", "jobs"},
+    {"asynchronous", "ledger", "board", "console", "plan"},
+    {"clock"},
+    {"store"},
+    {"best", "folder", "jobs", "results", "trials"},
     {"finals"},
     {"experiment"},
     {"run"},
