@@ -57,7 +57,7 @@ CREATE TABLE updates (
     PRIMARY KEY (search, number)
 );
 CREATE TABLE learners (
-    search TEXT NOT NULL, number INTEGER NOT NULL, state BLOB NOT NULL, digest TEXT NOT NULL,
+    search TEXT NOT NULL, number INTEGER NOT NULL, sha256 TEXT NOT NULL, digest TEXT NOT NULL,
     PRIMARY KEY (search, number)
 );
 CREATE TABLE generators (search TEXT PRIMARY KEY, state BLOB NOT NULL, digest TEXT NOT NULL);
@@ -68,8 +68,8 @@ CREATE TABLE trainings (
 """
 
 UNSIGNED = {"digest", "state", "attempt", "time", "seconds"}
-"""Columns that no digest covers: what changes after a row is written, and wall time. `state` of
-`learners` and `generators` is covered."""
+"""Columns that no digest covers: what changes after a row is written, and wall time. The `state` of
+`generators`, bytes, is covered."""
 
 
 class RecordError(RuntimeError):

@@ -7,16 +7,19 @@ of the learner.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pathnas import files
 from pathnas import tree as trees
 from pathnas.controllers import Learner
 from pathnas.controllers.rollout import replay
@@ -125,21 +128,28 @@ class Ledger:
     def _restore(self, learner: Learner, updates: int) -> int:
         """Loads the newest sound state of the learner; returns how many updates are lost."""
         for lost in range(min(updates, KEPT_LEARNERS)):
-            try:
-                [row] = self.database.rows(
-                    "learners", search=self.search, number=updates - lost - 1
-                )
-            except (RecordError, ValueError):
-                continue
-            state = torch.load(io.BytesIO(row["state"]), weights_only=True)
-            learner.load_state_dict(state)
-            return lost
+            state = self._state(updates - lost - 1)
+            if state is not None:
+                learner.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+                return lost
         if updates > KEPT_LEARNERS:
             raise RecordError(
                 f"{self.database.path} is damaged: no sound state of the learner of the "
                 f"{self.search} is left"
             )
         return updates  # the search has hardly begun: it learns again from its first update
+
+    def _state(self, number: int) -> bytes | None:
+        """Returns the learner after an update as it was saved, or None if that is damaged."""
+        try:
+            [row] = self.database.rows("learners", search=self.search, number=number)
+            state = self._file(number).read_bytes()
+        except (RecordError, ValueError, OSError):
+            return None
+        return state if hashlib.sha256(state).hexdigest() == row["sha256"] else None
+
+    def _file(self, number: int) -> Path:
+        return self.database.path.parent / "checkpoints" / f"{self.search}-{number}.pt"
 
     def _waiting(self, learned: set[int]) -> list[Proposal]:
         fresh = defaultdict(list)
@@ -278,9 +288,15 @@ class Ledger:
         return float(self.database.connection.execute(query, (self.search,)).fetchone()[0])
 
     def learned(self, update: Update, learner: Learner, seconds: float) -> None:
-        """Commits an update together with the state of the learner after it."""
+        """Commits an update together with the state of the learner after it.
+
+        The state stands in a file of its own, which is on the disk before the row that vouches for
+        it is committed.
+        """
         buffer = io.BytesIO()
         torch.save(learner.state_dict(), buffer)
+        state = buffer.getvalue()
+        files.write(self._file(update.number), state)
         with self.database.transaction():
             self.database.put(
                 "updates",
@@ -298,13 +314,16 @@ class Ledger:
                 replace=True,
                 search=self.search,
                 number=update.number,
-                state=buffer.getvalue(),
+                sha256=hashlib.sha256(state).hexdigest(),
             )
             self.database.execute(
                 "DELETE FROM learners WHERE search = ? AND number <= ?",
                 self.search,
                 update.number - KEPT_LEARNERS,
             )
+        for old in self._file(0).parent.glob(f"{self.search}-*.pt"):
+            if int(old.stem.rpartition("-")[2]) <= update.number - KEPT_LEARNERS:
+                old.unlink()
 
 
 def _update(row: dict[str, Any], record: Record, fresh: Mapping[int, str]) -> Update:

@@ -1,9 +1,10 @@
 """The durable record of a run: one folder, one writer, and all that a resume needs.
 
-``record.sqlite`` is the record: trials, outcomes, updates, the learner's state, full trainings,
-events and errors. Beside it stand ``config.yaml`` (for people), ``data/`` (prepared sets),
-``weights/`` (of full trainings), ``tensorboard/``, ``trials.csv``, ``best/`` and ``summary.json``;
-what is no weight is made again from the record at any time.
+``record.sqlite`` is the record: trials, outcomes, updates, full trainings,
+events and errors. Beside it stand ``checkpoints/`` (states of the learners), ``config.yaml`` (for
+people), ``data/`` (prepared sets), ``weights/`` (of full trainings), ``tensorboard/``,
+``trials.csv``, ``best/`` and ``summary.json``. The record vouches for checkpoints and weights; the
+rest is made again from it at any time.
 """
 
 from __future__ import annotations

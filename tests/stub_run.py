@@ -8,7 +8,6 @@ prints one JSON line a kill point: the step, and what differs from the run that 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -65,13 +64,16 @@ def run(runs: Path, *overrides: str) -> dict[str, Any]:
         return experiment.run(Plan.of(settings), store, Console(quiet=True))
 
 
-def contents(record: Path) -> dict[str, list[Any]]:
+def contents(record: Path) -> dict[str, Any]:
     """All that a record holds, wall time and numbers of attempts aside."""
     left_out = {"time", "seconds", "attempt"}
-    found = {}
+    learners = {}
+    for path in (record.parent / "checkpoints").iterdir():
+        learners[path.name] = plain(torch.load(path, weights_only=True))
+    found: dict[str, Any] = {"checkpoints": learners}
     connection = sqlite3.connect(record)
     for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
-        if table in ("clock", "events", "errors"):
+        if table in ("clock", "events", "errors", "learners"):
             continue
         cursor = connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2")
         names = [column[0] for column in cursor.description]
@@ -93,9 +95,6 @@ def timeless(row: dict[str, Any]) -> dict[str, Any]:
             del search["trial_seconds"]
         return summary
     changed = dict(row)
-    if isinstance(row.get("state"), bytes) and "number" in row:
-        learner = torch.load(io.BytesIO(row["state"]), weights_only=True)
-        return {"number": row["number"], "learner": plain(learner)}
     for column, name in (("outcome", "seconds"), ("result", "seconds")):
         if column in row:
             values = json.loads(row[column])
