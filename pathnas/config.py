@@ -83,6 +83,19 @@ Device: TypeAlias = Annotated[
     _matching(r"auto|cpu|mps|cuda|cuda:[0-9]{1,3}", "must be auto, cpu, mps, cuda or cuda:N"),
 ]
 Hours: TypeAlias = Annotated[float, Field(gt=0, le=10**6)]
+Address: TypeAlias = Annotated[
+    str,
+    Field(max_length=256),
+    _matching(
+        r"auto|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}", "must be auto or HOST:PORT"
+    ),
+]
+Gpu: TypeAlias = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    Field(max_length=256),
+    _matching(r"[A-Za-z0-9,/-]+", "must be a GPU's number or identifier, or several with commas"),
+]
 Option: TypeAlias = Annotated[str | int | float | bool, BeforeValidator(_plain)]
 
 
@@ -339,14 +352,26 @@ class Final(_Model):
 class Workers(_Model):
     """Where the trials run."""
 
-    kind: Literal["inline", "processes"] = "processes"
-    """in this process, or each in a process of its own"""
+    kind: Literal["inline", "processes", "ray"] = "processes"
+    """in this process, each in a process of its own, or on a Ray cluster"""
     count: Annotated[int, Field(ge=1, le=1024)] = 2
     """trials at a time"""
     loaders: Annotated[int, Field(ge=0, le=256)] | None = None
     """processes that decode image files for a trial; null: the cores, shared out"""
     deadline: Annotated[float, Field(gt=0, le=10**7)] = 3600.0
     """seconds a trial may take"""
+    memory: Annotated[int, Field(ge=1, le=10**7)] | None = None
+    """MiB of main memory that a job may allocate; null: no limit"""
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    """how often a job is run again whose process was lost"""
+    devices: Annotated[tuple[Gpu, ...], BeforeValidator(_to_tuple)] | None = None
+    """processes: GPUs by round robin, as CUDA_VISIBLE_DEVICES names them; null: all for each"""
+    address: Address | None = None
+    """ray: address of a cluster, or auto; null: a cluster of this machine alone"""
+    cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0
+    """ray: CPUs counted for a job, which computes on one thread"""
+    gpus: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    """ray: GPUs for a job, which may be a fraction"""
 
 
 class Config(_Model):

@@ -113,6 +113,11 @@ BAD = [
     ("", "search: {controller: {name: 1}}",
      "14: search.controller.name: expected one of 'reinforce', 'random', got 1"),
     ("", "workers: {deadline: 0}", "14: workers.deadline: must be > 0.0, got 0"),
+    ("", "workers: {devices: [0, 1.5]}", "14: workers.devices[1]: expected a string, got 1.5"),
+    ("", "workers: {devices: [cuda:0]}", "14: workers.devices[0]: must be a GPU's number or "
+     "identifier, or several with commas; got 'cuda:0' (a string)"),
+    ("", "workers: {address: 'a b'}", "14: workers.address: must be auto or HOST:PORT; got 'a b'"
+     " (a string)"),
     ("", "device: gpu",
      "14: device: must be auto, cpu, mps, cuda or cuda:N; got 'gpu' (a string)"),
     ("", "device: 0", "14: device: expected a string, got 0"),
@@ -290,6 +295,11 @@ def test_values_keep_their_types(tmp_path):
     assert isinstance(run.base.network.widths, tuple)
 
 
+def test_gpus_are_named_by_numbers_or_identifiers(tmp_path):
+    run = loaded(tmp_path, MINIMAL + "workers: {devices: [0, GPU-8f1, '2,3']}\n")
+    assert run.workers.devices == ("0", "GPU-8f1", "2,3")
+
+
 def test_overrides_win_over_the_file(tmp_path):
     overrides = [
         "search.ops=[identity, conv1x1]",
@@ -359,6 +369,7 @@ RECIPES = st.deferred(lambda: sections(config.Recipe))
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 WIDTHS = st.lists(st.integers(1, 512), min_size=1, max_size=4)
 PATHS = TEXT.map(lambda text: text.replace("\0", "") or "a")
+GPUS = st.sampled_from(["0", "12", "0,1", "GPU-8f1a", "MIG-GPU-8f1a/3/0"])
 OPTIONS = st.booleans() | st.integers(-(2**63), 2**63 - 1)
 OPTIONS |= st.floats(allow_nan=False, allow_infinity=False) | TEXT | st.sampled_from(["1e-3", "no"])
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
@@ -368,6 +379,8 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "Data.name": st.sampled_from([*config.DATASETS, "a.b:c", "m:f"]),
     "Data.root": PATHS,
     "Data.options": st.dictionaries(TEXT, OPTIONS, max_size=4),
+    "Workers.devices": st.none() | st.lists(GPUS, min_size=1, max_size=4).map(tuple),
+    "Workers.address": st.none() | st.sampled_from(["auto", "10.0.0.1:6379", "[::1]:6379"]),
     "Search.ops": st.lists(TEXT.filter(bool), max_size=4, unique=True).map(
         lambda ops: (*(op for op in ops if op != "identity"), "identity")
     ),
