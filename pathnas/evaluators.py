@@ -145,6 +145,16 @@ def moments_file(weights: Path) -> Path:
     return weights.with_suffix(".moments.safetensors")
 
 
+def inputs(job: Training | Scoring) -> list[Path]:
+    """Returns the files that a job reads; a folder stands for all files below it."""
+    if isinstance(job, Scoring):
+        return [*inputs(job.training), *outputs(job.training)]
+    found = [job.setting.folder]
+    if job.weights is not None:
+        found += [path for path in (job.weights, moments_file(job.weights)) if path.exists()]
+    return found
+
+
 def outputs(job: Training | Scoring) -> list[Path]:
     """Returns the files that a job writes."""
     if isinstance(job, Scoring) or job.save is None:
