@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"tree", "data", "yaml_reader", "executors", "probing"},
-    {"config_faults"},
+    {"tree", "data", "yaml_reader", "executors", "probing", "drop_path", "scheduled"},
+    {"config_faults", "config_networks", "treecells"},
     {"config", "datasets", "ops"},
     {"cell"},
     {"transforms", "drawing"},

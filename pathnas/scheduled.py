@@ -1,0 +1,36 @@
+"""Modules that change as a training goes on, and add to its loss.
+
+:func:`pathnas.training.fit` knows nothing of the modules that it trains but this: before every step
+it calls :func:`advance`, and to every loss it adds :func:`penalty`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Scheduled(nn.Module):
+    """A module with a part of its own in a training; nothing by default."""
+
+    def advance(self, progress: float) -> None:
+        """Is told how far the training has come, from 0 to 1, before each step and at the end."""
+
+    def penalty(self) -> Tensor | float:
+        """Returns what is added to the loss, weighted."""
+        return 0.0
+
+
+def advance(network: nn.Module, progress: float) -> None:
+    """Tells all scheduled modules of a network how far its training has come, in [0, 1]."""
+    for module in network.modules():
+        if isinstance(module, Scheduled):
+            module.advance(progress)
+
+
+def penalty(network: nn.Module) -> Tensor | float:
+    """Returns what the scheduled modules of a network add to the loss."""
+    total: Tensor | float = 0.0
+    for module in network.modules():
+        if isinstance(module, Scheduled):
+            total = total + module.penalty()
+    return total
