@@ -1,7 +1,7 @@
 """Modules that change as a training goes on, and add to its loss.
 
 :func:`pathnas.training.fit` knows nothing of the modules that it trains but this: before every step
-it calls :func:`advance`, and to every loss it adds :func:`penalty`.
+and at the end it calls their ``advance``, and to every loss it adds their ``penalty``.
 """
 
 from __future__ import annotations
@@ -20,17 +20,6 @@ class Scheduled(nn.Module):
         return 0.0
 
 
-def advance(network: nn.Module, progress: float) -> None:
-    """Tells all scheduled modules of a network how far its training has come, in [0, 1]."""
-    for module in network.modules():
-        if isinstance(module, Scheduled):
-            module.advance(progress)
-
-
-def penalty(network: nn.Module) -> Tensor | float:
-    """Returns what the scheduled modules of a network add to the loss."""
-    total: Tensor | float = 0.0
-    for module in network.modules():
-        if isinstance(module, Scheduled):
-            total = total + module.penalty()
-    return total
+def parts(network: nn.Module) -> list[Scheduled]:
+    """Returns the scheduled modules of a network."""
+    return [module for module in network.modules() if isinstance(module, Scheduled)]

@@ -80,13 +80,15 @@ def fit(
     loss_of = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     steps, warmup = epochs * len(batches), warmup_epochs * len(batches)
     step = images = 0
+    parts = scheduled.parts(network)
     network.train()
     for epoch in range(1, epochs + 1):
         losses = []
         for x, y in batches:
             cell.set_gates(network, max(0.0, 1 - step / (gate_fraction * steps)))
             progress = step / steps
-            scheduled.advance(network, progress)
+            for part in parts:
+                part.advance(progress)
             if drop_path:
                 share = progress if drop_path_schedule == "linear" else 1.0
                 cell.set_drop_path(network, drop_path * share)
@@ -94,7 +96,7 @@ def fit(
             optimizer.param_groups[0]["lr"] = rate
             with _autocast(device, precision):
                 loss = loss_of(network(x), y)
-            loss = loss + scheduled.penalty(network)
+            loss = loss + sum(part.penalty() for part in parts)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -106,8 +108,8 @@ def fit(
             raise FloatingPointError(f"the loss became {mean} in epoch {epoch} of {epochs}")
     cell.set_gates(network, 0.0)
     cell.set_drop_path(network, 0.0)
-    if steps:
-        scheduled.advance(network, 1.0)
+    for part in parts if steps else ():
+        part.advance(1.0)
     return images
 
 

@@ -25,6 +25,11 @@ def tiny(**options: object) -> nn.Module:
     )
 
 
+def advance(network: nn.Module, progress: float) -> None:
+    for part in scheduled.parts(network):
+        part.advance(progress)
+
+
 def test_with_treecell_b_it_has_the_papers_cost() -> None:
     options = dict(channels=3, classes=1000, deployed=True)
     network = networks.sketch("condensenet", tree=B, **options)
@@ -69,7 +74,7 @@ def test_its_shape_of_deployment_is_that_of_a_trained_network() -> None:
     randomize(network, 1)
     x = images(1, 0, torch.float64, size=8)
     for progress in (0.0, 0.5, 1.0):
-        scheduled.advance(network, progress)
+        advance(network, progress)
     network.eval()
     deployed = condensed(network)
     assert relative_change(network(x), deployed(x)) <= 1e-12
@@ -86,7 +91,7 @@ def test_growing_and_condensing_can_come_in_either_order() -> None:
     base = tiny().double()
     randomize(base, 2)
     x = images(1, 0, torch.float64, size=8)
-    scheduled.advance(base.eval(), 1.0)
+    advance(base.eval(), 1.0)
     first = condensed(grow(base, growth(B)))
     second = grow(condensed(base), growth(B))
     assert relative_change(base(x), first(x)) <= 1e-10
@@ -95,7 +100,7 @@ def test_growing_and_condensing_can_come_in_either_order() -> None:
 
 def test_condensing_leaves_its_argument_alone() -> None:
     network = tiny()
-    scheduled.advance(network, 1.0)
+    advance(network, 1.0)
     before = deepcopy(network.state_dict())
     deployed = condensed(network)
     with torch.no_grad():

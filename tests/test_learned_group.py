@@ -98,7 +98,7 @@ def test_the_group_lasso_is_the_sum_of_norms_until_the_condensation_ends() -> No
     learned.advance(0.0)
     w = learned.weight.detach().flatten(1)
     by_hand = sum(float(w[g::2, j].norm()) for g in range(2) for j in range(3))
-    assert float(learned.penalty()) == pytest.approx(0.5 * by_hand)
+    assert learned.penalty().item() == pytest.approx(0.5 * by_hand)
     learned.advance(0.3)
     learned.penalty().backward()
     assert learned.weight.grad.isfinite().all()  # columns of zeros have norms too

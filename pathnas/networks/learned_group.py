@@ -64,7 +64,9 @@ class LearnedGroupConv(Scheduled):
         if condensation < 1:
             raise ValueError(f"condensation must be at least 1, got {condensation}")
         self.condensation, self.lasso = condensation, lasso
-        dense = ops.initialize(nn.Conv2d(channels_in, channels_out, 1, bias=bias))
+        dense = nn.Conv2d(channels_in, channels_out, 1, bias=bias)
+        if not bias:  # what has one is a classifier, and begins as torch's linear layers do
+            ops.initialize(dense)
         self.weight, self.bias = dense.weight, dense.bias
         self.kept: Tensor
         self.register_buffer("kept", torch.ones(groups, channels_in, dtype=torch.bool))
