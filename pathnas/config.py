@@ -14,9 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -24,6 +22,8 @@ from pydantic import (
 )
 
 from pathnas import config_faults, yaml_reader
+from pathnas.config_networks import Model as _Model
+from pathnas.config_networks import Network, Width, to_tuple
 from pathnas.yaml_reader import YamlError, dotted, hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
@@ -39,14 +39,6 @@ def _matching(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _to_tuple(value: Any) -> Any:
-    """YAML has lists where the models have tuples, which cannot change."""
-    items = tuple(value) if isinstance(value, list) else value
-    if isinstance(items, tuple) and not 1 <= len(items) <= 64:
-        raise ValueError(f"must have 1 to 64 items, got {len(items)}")
-    return items
-
-
 def _plain(value: Any) -> Any:
     """One fault for a value that is none of the types of an option, where a union gives four."""
     if not isinstance(value, (str, int, float)):
@@ -59,7 +51,6 @@ def _plain(value: Any) -> Any:
 
 
 Pixels: TypeAlias = Annotated[int, Field(ge=0, le=64)]
-Width: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -99,16 +90,6 @@ Gpu: TypeAlias = Annotated[
 Option: TypeAlias = Annotated[str | int | float | bool, BeforeValidator(_plain)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
 class Augment(_Model):
     """Random changes of the training images."""
 
@@ -143,6 +124,10 @@ class Recipe(_Model):
     """share of the target that is spread over all classes"""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """number format of the autocast"""
+    drop_path: BelowOne = 0.0
+    """how often a branch that is added is dropped, at most"""
+    drop_path_schedule: Literal["linear", "constant"] = "linear"
+    """whether that rate rises from 0 over the training"""
     augment: Augment = Augment()
     """random changes of the training images"""
 
@@ -177,7 +162,7 @@ class Data(_Model):
     """images held out of training"""
     test: Count | None = None
     """images held out as test, for sources that have no test set of their own"""
-    options: dict[str, Option] = {}
+    options: dict[str, Option] = Field(default_factory=dict)
     """keyword arguments of the dataset's function"""
 
     @field_validator("name")
@@ -189,48 +174,6 @@ class Data(_Model):
             known = hint(name, DATASETS, "package.module:function or one of")
             raise ValueError(f"unknown dataset {shorten(repr(name))}; {known}")
         return name
-
-
-class _Stages(_Model):
-    widths: Annotated[tuple[Width, ...], BeforeValidator(_to_tuple)]
-    """channels of each stage; a 2x2 stride between stages"""
-    cells: Annotated[int, Field(ge=1, le=100)]
-    """cells a stage"""
-    stem: Width | None = None
-    """channels of the stem; null: the network's choice"""
-    groups: Annotated[int, Field(ge=1, le=64)] = 1
-    """groups of the convolutions that the cells replace"""
-
-    @field_validator("groups")
-    @classmethod
-    def _divide(cls, groups: int, info: ValidationInfo) -> int:
-        # The stem's channels enter the first grouped convolution.
-        widths = (*info.data.get("widths", ()), info.data.get("stem") or groups)
-        uneven = [width for width in widths if width % groups]
-        if uneven:
-            raise ValueError(f"must divide every width and the stem, got {groups} for {uneven[0]}")
-        return groups
-
-
-class Chain(_Stages):
-    """A chain of cells."""
-
-    name: Literal["chain"] = "chain"
-    """kind of network"""
-    activation: Literal["pre", "post"] = "post"
-    """whether batch norm and ReLU come before or after a convolution"""
-
-
-class Residual(_Stages):
-    """Cells with shortcuts around them."""
-
-    name: Literal["residual"] = "residual"
-    """kind of network"""
-    activation: Literal["pre", "post"] = "pre"
-    """whether batch norm and ReLU come before or after a convolution"""
-
-
-Network: TypeAlias = Chain | Residual
 
 
 class Base(_Model):
@@ -308,7 +251,7 @@ class Search(_Model):
     depth: Annotated[int, Field(ge=1, le=8)] = 3
     """most edges on a path of the tree"""
     ops: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(_to_tuple)
+        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(to_tuple)
     ] = (
         *("sep_conv3x3", "sep_conv5x5", "sep_conv7x7", "conv1x1", "identity"),
         *("max_pool3x3", "avg_pool3x3"),

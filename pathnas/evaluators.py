@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -234,13 +236,24 @@ def train(job: Training) -> Trained:
         workers=setting.loaders,
     )
     hyperparameters = recipe.model_dump(include=FITTED)
-    seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
+    with _seeded(seed_of(job.seed, "training"), setting.device):  # DropPath draws globally
+        seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
     accuracy = training.accuracy(network, setting.evaluation_batches(validation))
     if job.save is not None:
         _calibrate(network, images, setting)
         save_weights(network, job.save)
     parameters = networks.parameters(network)
     return Trained(accuracy, parameters, seen, time.perf_counter() - start)
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Seeds torch's global generators for a block, and restores them after it."""
+    kind = torch.device(device).type
+    devices = [torch.device(device)] if kind == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 FITTED = set(Recipe.model_fields) - {"batch_size", "augment"}

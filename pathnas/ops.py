@@ -90,12 +90,15 @@ class CellSpec:
             norm, ReLU), for every convolution of the cell.
         bare: whether the base edge is the convolution alone, without norm and activation.
         groups: groups of ``group_conv3x3`` at the full width; None: those of `conv`.
+        residual: whether what grows below a base edge is batch-normalized, added to the edge's
+            output and halved (the paper's CondenseNet).
     """
 
     conv: Conv
     activation: Activation = "pre"
     bare: bool = False
     groups: int | None = None
+    residual: bool = False
 
     @property
     def group_width(self) -> int:
@@ -189,6 +192,13 @@ class Pool(Primitive):
         return deepcopy(self)
 
 
+def initialize(conv: nn.Conv2d) -> nn.Conv2d:
+    """Draws weights by He's rule with the fan-out divided by the groups, in place."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    conv.weight.data *= math.sqrt(conv.groups)  # the fan of torch ignores groups
+    return conv
+
+
 class ConvUnit(Primitive):
     """One or more convolutions in a row with one batch norm and one ReLU, before or after them.
 
@@ -213,8 +223,7 @@ class ConvUnit(Primitive):
             self.norm = nn.BatchNorm2d(width)
             self.act = nn.ReLU(inplace=True)
         for conv in convs:
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            conv.weight.data *= math.sqrt(conv.groups)  # the fan of torch ignores groups
+            initialize(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
@@ -238,7 +247,7 @@ class ConvUnit(Primitive):
                 nn.init.zeros_(conv.bias)
         if self.norm is None:
             return
-        _undo_norm(self.norm, moments)
+        undo_norm(self.norm, moments)
         if birth == "gated":
             self.act = Gate(nn.ReLU())
 
@@ -255,7 +264,7 @@ class ConvUnit(Primitive):
 
 
 @torch.no_grad()
-def _undo_norm(norm: nn.BatchNorm2d, moments: Moments | None) -> None:
+def undo_norm(norm: nn.BatchNorm2d, moments: Moments | None) -> None:
     """Sets shift and scale to what the norm takes away; by default its present statistics."""
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None

@@ -26,6 +26,7 @@ from pathnas.cell import (
     cost,
     edge_ranges,
     node_widths,
+    normed,
     same_borders,
 )
 from pathnas.ops import Moments
@@ -33,6 +34,7 @@ from pathnas.probing import counted
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
 
 Network = TypeVar("Network", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Branch(_Grows):
         node.edges = nn.ModuleList(edges)
         node.merge, node.allocation = target.merge, target.allocation
         node.inputs = tuple(channels.inputs for channels in ranges)
+        _add_norm(cell, self.path)
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class Replace(_Grows):
         edge = cell.edge_at(self.path)
         op.become_identity(edge.moments, birth.mode)
         edge.name, edge.op = self.op, op
+        _add_norm(cell, self.path)
 
 
 Transform = Branch | Insert | Replace
@@ -222,10 +226,21 @@ def from_dict(data: dict[str, Any]) -> Transform:
         raise ValueError(f"not the fields of a {kind} transform: {data} ({error})") from None
 
 
-def _like(op: ops.Primitive, cell: Cell) -> ops.Primitive:
+def _like(op: Module, cell: Cell) -> Module:
     """Gives a new module the cell's device, dtype and mode."""
     reference = next(cell.parameters())
     return op.to(device=reference.device, dtype=reference.dtype).train(cell.training)
+
+
+def _add_norm(cell: Cell, path: Path) -> None:
+    """Gives the root's branch on a path the norm that it has come to need, born as an identity."""
+    if not path or not normed(cell.tree.edges[path[0]], cell.spec):
+        return
+    edge = cell.root.edge(path[0])
+    if edge.norm is None:
+        width, _ = node_widths(cell.tree, path[:1], cell.spec)
+        edge.norm = _like(nn.BatchNorm2d(width), cell)
+        ops.undo_norm(edge.norm, edge.moments)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from pathnas import config, yaml_reader
+from pathnas import config, config_networks, yaml_reader
 from pathnas.config import Config, ConfigError
 
 DETERMINISTIC = settings(deadline=None, derandomize=True, max_examples=100)
@@ -64,7 +64,8 @@ BAD = [
      "12: base.training.augment.cutuot: unknown key; did you mean 'cutout'?"),
     ("epochs: 2", "epochs: 2\n    birth: hard", "12: base.training.birth: unknown key; known keys: "
      "epochs, batch_size, learning_rate, momentum, nesterov, weight_decay, schedule, "
-     "warmup_epochs, label_smoothing, precision, augment"),
+     "warmup_epochs, label_smoothing, precision, drop_path, "
+     "drop_path_schedule, augment"),
     ("", '"a b\\n": 1', "14: 'a b\\n': unknown key; known keys: name, seed, runs, device, data, "
      "base, search, final, workers"),
     ("", "seed: '1'", "14: seed: expected an integer, got '1' (a string)"),
@@ -155,11 +156,14 @@ BAD = [
     ("name: chain", "name: chian",
      "7: base.network.name: unknown network 'chian'; did you mean 'chain'?"),
     ("name: chain", "name: mlp",
-     "7: base.network.name: unknown network 'mlp'; known networks: chain, residual"),
+     "7: base.network.name: unknown network 'mlp'; known networks: chain, residual, "
+     "pyramidnet, densenet, condensenet"),
     ("name: chain", "name: [chain]",
-     "7: base.network.name: expected one of 'chain', 'residual', got a list"),
+     "7: base.network.name: expected one of 'chain', 'residual', 'pyramidnet', 'densenet', "
+     "'condensenet', got a list"),
     ("    name: chain\n", "",
-     "6: base.network.name: missing (kind of network: one of 'chain', 'residual')"),
+     "6: base.network.name: missing (kind of network: one of 'chain', 'residual', 'pyramidnet', "
+     "'densenet', 'condensenet')"),
     ("network:\n    name: chain\n    widths: [8, 16]\n    cells: 1", "network: chain",
      "6: base.network: expected a mapping, got 'chain' (a string)"),
     ("  network:\n    name: chain\n    widths: [8, 16]\n    cells: 1\n", "",
@@ -213,6 +217,21 @@ BAD_OVERRIDES = [
     ("base.network.widths=[0]", "base.network.widths[0]: must be >= 1, got 0"),
     ("base.network.name=residul",
      "base.network.name: unknown network 'residul'; did you mean 'residual'?"),
+    ("base.network={name: densenet, growth: 5}",
+     "base.network.groups: must divide the growth, got 2 for 5"),
+    ("base.network={name: pyramidnet, stem: 1}",
+     "base.network.groups: must be at most the stem's channels, got 2 for 1"),
+    ("base.network={name: pyramidnet, alpha: -1}", "base.network.alpha: must be >= 0.0, got -1"),
+    ("base.network={name: condensenet, cells: [1]}",
+     "base.network.cells: must have as many items as layers, 5, got 1"),
+    ("base.network={name: condensenet, cells: [0, 0, 0, 0, 0]}",
+     "base.network.cells: must not all be 0"),
+    ("base.network={name: condensenet, layers: [4, 6, 8, 10, 5]}",
+     "base.network.cells: must be at most the stage's layers, got 6 for 5"),
+    ("base.network={name: condensenet, growth: [8, 8, 8, 8, 12]}",
+     "base.network.groups: must divide every growth, got 8 for 12"),
+    ("base.network={name: condensenet, learned_groups: 5}",
+     "base.network.learned_groups: must divide bottleneck x growth, got 5 for 32"),
     ("base.training=null",
      "base.training: missing (a mapping, unless base.weights names a file)"),
     ("search.trials", "expected key=value with dotted keys, as search.trials=20"),
@@ -268,7 +287,7 @@ def test_thousands_of_faults_are_listed_fast(tmp_path):
 
 def test_the_minimal_file_has_the_papers_settings(tmp_path):
     run = loaded(tmp_path, MINIMAL)
-    assert run.base.network == config.Chain(widths=(8, 16), cells=1)
+    assert run.base.network == config_networks.Chain(widths=(8, 16), cells=1)
     assert (run.base.network.activation, run.base.network.groups) == ("post", 1)
     assert run.search.ops[0] == "sep_conv3x3" and len(run.search.ops) == 7
     assert (run.search.trials, run.search.episodes, run.search.depth) == (500, 10, 3)
@@ -314,7 +333,7 @@ def test_overrides_win_over_the_file(tmp_path):
     ]
     run = loaded(tmp_path, MINIMAL + "search: {trials: 2, depth: 2}\n", overrides)
     assert run.search.ops == ("identity", "conv1x1")
-    assert run.base.network == config.Residual(widths=(8, 16), cells=1, groups=4)
+    assert run.base.network == config_networks.Residual(widths=(8, 16), cells=1, groups=4)
     assert (run.base.weights, run.base.training) == ("a=b.safetensors", None)
     assert (run.search.reward.cost_weight, run.search.trials, run.search.depth) == (-0.07, 4, 2)
     assert run.name == "2nd"
@@ -342,7 +361,7 @@ def _models(kind: type[BaseModel]) -> set[type[BaseModel]]:
 
 def test_every_setting_is_described_and_every_number_has_a_range():
     models = _models(Config)
-    assert len(models) == 13
+    assert len(models) == 16
     for model in models:
         schema = model.model_json_schema()
         for name, field in model.model_fields.items():
@@ -426,16 +445,42 @@ def bases() -> st.SearchStrategy[Any]:
 
     networks = st.builds(
         network,
-        st.sampled_from([config.Chain, config.Residual]),
+        st.sampled_from([config_networks.Chain, config_networks.Residual]),
         st.integers(1, 8),
         WIDTHS,
         cells=st.integers(1, 100),
         stem=st.none() | st.integers(1, 512),
         activation=st.sampled_from(["pre", "post"]),
     )
+    networks |= papers()
     trained = st.builds(config.Base, network=networks, training=RECIPES)
     taken = st.builds(config.Base, network=networks, weights=PATHS, training=st.none() | RECIPES)
     return trained | taken
+
+
+def papers() -> st.SearchStrategy[Any]:
+    """Options of the paper's networks."""
+    depths, groups = st.integers(1, 20), st.sampled_from([1, 2, 4])
+    pyramid = st.builds(
+        config_networks.PyramidNet,
+        blocks=depths,
+        alpha=st.integers(0, 300) | st.floats(0, 300),
+        stem=st.integers(4, 64),
+        groups=groups,
+    )
+    growth = st.sampled_from([8, 16, 48])
+    dense = st.builds(config_networks.DenseNet, layers=depths, growth=growth, groups=groups)
+    condense = st.lists(depths, min_size=1, max_size=4).flatmap(
+        lambda layers: st.builds(
+            config_networks.CondenseNet,
+            layers=st.just(tuple(layers)),
+            growth=st.tuples(*[growth] * len(layers)),
+            cells=st.just(tuple(layers)),
+            groups=groups,
+            lasso=st.floats(0, 1),
+        )
+    )
+    return pyramid | dense | condense
 
 
 @DETERMINISTIC

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = [
     {"files"},
-    {"tree", "data", "yaml_reader", "executors", "probing", "database"},
-    {"config_faults"},
+    {"tree", "data", "yaml_reader", "executors", "probing", "database", "drop_path", "scheduled"},
+    {"config_faults", "config_networks", "treecells"},
     {"config", "datasets", "ops"},
     {"cell"},
     {"transforms", "drawing"},
