@@ -9,7 +9,6 @@ and ``transform.grow(cell).tree == transform(cell.tree)`` always.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast, get_args
 
@@ -28,6 +27,7 @@ from pathnas.cell import (
     node_widths,
     same_borders,
 )
+from pathnas.clones import clone
 from pathnas.ops import Moments
 from pathnas.probing import counted
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
@@ -109,8 +109,7 @@ class Branch(_Grows):
         branched = Node(node.edges * self.n, self.merge, "split" if splits else "replicate")
         return trees.with_node(tree, self.path, branched)
 
-    def _apply(self, cell: Cell, birth: Birth) -> None:
-        grown = self(cell.tree)
+    def _apply(self, cell: Cell, tree: Node, grown: Node, birth: Birth) -> None:
         target = trees.node_at(grown, self.path)
         ranges = edge_ranges(target, *node_widths(grown, self.path, cell.spec), cell.spec)
         node = cell.node_at(self.path)
@@ -147,13 +146,12 @@ class Insert(_Grows):
             )
         return trees.with_node(tree, self.path, Node((Edge("identity"),)))
 
-    def _apply(self, cell: Cell, birth: Birth) -> None:
-        self(cell.tree)
+    def _apply(self, cell: Cell, tree: Node, grown: Node, birth: Birth) -> None:
         edge = cell.edge_at(self.path)
         inserted = CellEdge("identity", ops.Identity(), CellNode())
         if edge.moments is not None:
             inserted.moments = Moments(*(moment.clone() for moment in edge.moments))
-        edge.child = CellNode([inserted])
+        edge.child = CellNode([inserted]).train(edge.training)
 
 
 @dataclass(frozen=True)
@@ -182,16 +180,16 @@ class Replace(_Grows):
         ops.get(self.op)
         return trees.with_edge(tree, self.path, Edge(self.op, edge.child))
 
-    def _apply(self, cell: Cell, birth: Birth) -> None:
-        tree, grown, parent = cell.tree, self(cell.tree), self.path[:-1]
+    def _apply(self, cell: Cell, tree: Node, grown: Node, birth: Birth) -> None:
         cost(grown, cell.spec)  # raises where the width does not suit the operation
-        if not same_borders(tree, grown, parent, cell.spec):
+        if not same_borders(tree, grown, self.path[:-1], cell.spec):
             raise ValueError(
                 f"{self.op} at path {self.path} would move the borders of its siblings' channels: "
                 f"replace the identity before it is branched"
             )
         width, _ = node_widths(grown, self.path, cell.spec)
-        op = _like(ops.get(self.op).build(width, width, cell.spec), cell)
+        entry = ops.get(self.op)
+        op = _like((entry.blank or entry.build)(width, width, cell.spec), cell)
         edge = cell.edge_at(self.path)
         op.become_identity(edge.moments, birth.mode)
         edge.name, edge.op = self.op, op
@@ -224,13 +222,15 @@ def from_dict(data: dict[str, Any]) -> Transform:
 
 def _like(op: ops.Primitive, cell: Cell) -> ops.Primitive:
     """Gives a new module the cell's device, dtype and mode."""
-    reference = next(cell.parameters())
-    return op.to(device=reference.device, dtype=reference.dtype).train(cell.training)
+    to, first = next(cell.parameters()), next(op.parameters(), None)
+    if first is not None and (first.device, first.dtype) != (to.device, to.dtype):
+        op.to(device=to.device, dtype=to.dtype)
+    return op if cell.training else op.train(False)
 
 
 @torch.no_grad()
 def _replica(edge: CellEdge, birth: Birth) -> CellEdge:
-    replica = deepcopy(edge)
+    replica = clone(edge)
     if birth.noise:
         for weight in replica.op.parameters():
             if weight.dim() > 1:  # norms and biases keep their values
@@ -243,22 +243,41 @@ def grow(network: Network, transforms: Sequence[Transform], birth: Birth = EXACT
     """Returns a copy of a cell, or of a network, with the transforms done to every cell.
 
     The copy shares no tensor with the argument, which stays as it was. In eval mode its output is
-    the same: exactly with a gated birth and without noise, up to rounding.
+    the same: exactly with a gated birth and without noise, up to rounding. See
+    :func:`pathnas.growth.transform` for one that calibrates, measures and keeps a record.
 
     Raises:
         ValueError: if there is no cell, or a transform does not fit; the message names the cell.
     """
-    grown = deepcopy(network)
+    grown = clone(network)
     found = cells(grown)
     if not found:
         raise ValueError(f"expected a network with cells, got {type(network).__name__} without")
     for name, cell in found.items():
-        for transform in transforms:
-            try:
-                transform._apply(cell, birth)
-            except ValueError as error:
-                raise ValueError(f"cell {name or '()'}: {transform}: {error}") from None
+        grow_cell(name, cell, transforms, birth)
     return grown
+
+
+def grow_cell(name: str, cell: Cell, transforms: Sequence[Transform], birth: Birth) -> None:
+    """Does transforms to a cell in place; if one does not fit, the cell is left half grown.
+
+    Args:
+        name: of the cell, for the message.
+        cell: a copy.
+        transforms: done in order.
+        birth: of what they add.
+
+    Raises:
+        ValueError: if a transform does not fit; the message names the cell.
+    """
+    tree = cell.tree
+    for transform in transforms:
+        try:
+            grown = transform(tree)
+            transform._apply(cell, tree, grown, birth)
+        except ValueError as error:
+            raise ValueError(f"cell {name or '()'}: {transform}: {error}") from error
+        tree = grown
 
 
 def growth(tree: Node) -> list[Transform]:
