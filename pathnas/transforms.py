@@ -8,12 +8,13 @@ and ``transform.grow(cell).tree == transform(cell.tree)`` always.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pathnas import ops
 from pathnas import tree as trees
@@ -29,7 +30,6 @@ from pathnas.cell import (
 )
 from pathnas.clones import clone
 from pathnas.ops import Moments
-from pathnas.probing import counted
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -63,7 +63,18 @@ EXACT = Birth()
 
 
 class _Grows:
-    """What the three transforms share: growing a copy."""
+    """What the three transforms share: a path, and growing a copy."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        try:
+            path = tuple(map(operator.index, self.path))
+        except TypeError:
+            raise ValueError(
+                f"path must be a tuple of branch indices, got {self.path!r:.60}"
+            ) from None
+        object.__setattr__(self, "path", path)
 
     def grow(self, network: Network, birth: Birth = EXACT) -> Network:
         """Returns a copy of a cell, or of a network, with this transform done to every cell."""
@@ -99,9 +110,9 @@ class Branch(_Grows):
                 f"path must address a node with one leaf edge, got path={self.path} with "
                 f"{str(node) or 'a leaf'}"
             )
-        if self.n < 2 or self.merge not in trees.MERGES:
+        if not isinstance(self.n, int) or self.n < 2 or self.merge not in trees.MERGES:
             raise ValueError(
-                f"expected n >= 2 and a merge of {trees.MERGES}, got n={self.n}, "
+                f"expected a whole n >= 2 and a merge of {trees.MERGES}, got n={self.n}, "
                 f"merge={self.merge!r}"
             )
         op = node.edges[0].op
@@ -119,6 +130,7 @@ class Branch(_Grows):
         else:
             edges = [edge, *(_replica(edge, birth) for _ in range(self.n - 1))]
         node.edges = nn.ModuleList(edges)
+        node.edges.training = node.training
         node.merge, node.allocation = target.merge, target.allocation
         node.inputs = tuple(channels.inputs for channels in ranges)
 
@@ -192,7 +204,7 @@ class Replace(_Grows):
         op = _like((entry.blank or entry.build)(width, width, cell.spec), cell)
         edge = cell.edge_at(self.path)
         op.become_identity(edge.moments, birth.mode)
-        edge.name, edge.op = self.op, op
+        edge.name, edge.op = self.op, op if cell.training else op.eval()
 
 
 Transform = Branch | Insert | Replace
@@ -221,11 +233,11 @@ def from_dict(data: dict[str, Any]) -> Transform:
 
 
 def _like(op: ops.Primitive, cell: Cell) -> ops.Primitive:
-    """Gives a new module the cell's device, dtype and mode."""
+    """Gives a new module the cell's device and dtype."""
     to, first = next(cell.parameters()), next(op.parameters(), None)
     if first is not None and (first.device, first.dtype) != (to.device, to.dtype):
         op.to(device=to.device, dtype=to.dtype)
-    return op if cell.training else op.train(False)
+    return op
 
 
 @torch.no_grad()
@@ -254,30 +266,31 @@ def grow(network: Network, transforms: Sequence[Transform], birth: Birth = EXACT
     if not found:
         raise ValueError(f"expected a network with cells, got {type(network).__name__} without")
     for name, cell in found.items():
-        grow_cell(name, cell, transforms, birth)
+        tree = cell.tree
+        for transform in transforms:
+            tree = grow_cell(name, cell, tree, transform, birth)
     return grown
 
 
-def grow_cell(name: str, cell: Cell, transforms: Sequence[Transform], birth: Birth) -> None:
-    """Does transforms to a cell in place; if one does not fit, the cell is left half grown.
+def grow_cell(name: str, cell: Cell, tree: Node, transform: Transform, birth: Birth) -> Node:
+    """Does a transform to a cell in place and returns its new tree.
 
     Args:
         name: of the cell, for the message.
-        cell: a copy.
-        transforms: done in order.
-        birth: of what they add.
+        cell: to be changed; if the transform does not fit, it may be left half grown.
+        tree: of the cell, which its caller knows already.
+        transform: what is done.
+        birth: of what it adds.
 
     Raises:
-        ValueError: if a transform does not fit; the message names the cell.
+        ValueError: if the transform does not fit; the message names the cell.
     """
-    tree = cell.tree
-    for transform in transforms:
-        try:
-            grown = transform(tree)
-            transform._apply(cell, tree, grown, birth)
-        except ValueError as error:
-            raise ValueError(f"cell {name or '()'}: {transform}: {error}") from error
-        tree = grown
+    try:
+        grown = transform(tree)
+        transform._apply(cell, tree, grown, birth)
+    except ValueError as error:
+        raise ValueError(f"cell {name or '()'}: {transform}: {error}") from error
+    return grown
 
 
 def growth(tree: Node) -> list[Transform]:
@@ -311,33 +324,6 @@ def _growth(node: Node, path: Path) -> Iterator[Transform]:
             yield from _growth(edge.child, (*path, index))
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """What a growth measurably did.
-
-    Attributes:
-        max_abs: largest absolute change of the output.
-        relative: `max_abs` over the largest absolute output before.
-        exact: whether the transforms promise no change on any input, by law.
-        parameters: before and after.
-        macs: multiply-adds for one image, before and after.
-    """
-
-    max_abs: float
-    relative: float
-    exact: bool
-    parameters: tuple[int, int]
-    macs: tuple[int, int]
-
-    def __str__(self) -> str:
-        law = "exact" if self.exact else "approximate"
-        return (
-            f"{law} by law; output changed by {self.max_abs:.3g} ({self.relative:.3g} relative); "
-            f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,}; "
-            f"multiply-adds {self.macs[0]:,} -> {self.macs[1]:,}"
-        )
-
-
 def is_exact(transforms: Sequence[Transform], birth: Birth) -> bool:
     """Tells whether the transforms leave the output unchanged on every input, by law.
 
@@ -348,26 +334,3 @@ def is_exact(transforms: Sequence[Transform], birth: Birth) -> bool:
     if birth.mode == "gated":
         return True
     return all(ops.get(t.op).exact for t in transforms if isinstance(t, Replace))
-
-
-def receipt(
-    before: nn.Module,
-    after: nn.Module,
-    inputs: Tensor,
-    transforms: Sequence[Transform],
-    birth: Birth = EXACT,
-) -> Receipt:
-    """Measures in eval mode what growing did to the output on some inputs `[B, C, H, W]`.
-
-    Neither module is changed.
-    """
-    (old, old_macs), (new, new_macs) = (counted(module, inputs) for module in (before, after))
-    change, scale = float((new - old).abs().max()), float(old.abs().max())
-    old_size, new_size = (sum(p.numel() for p in m.parameters()) for m in (before, after))
-    return Receipt(
-        max_abs=change,
-        relative=change / scale if scale else change,
-        exact=is_exact(transforms, birth),
-        parameters=(old_size, new_size),
-        macs=(old_macs, new_macs),
-    )
