@@ -46,7 +46,7 @@ def run(plan: Plan, console: Console) -> dict[str, Any]:
     folder.write("config.yaml", configs.dump(config))
     setting = plan.prepare(folder.path / "data")
     with (
-        executors.executor(workers.kind, workers.count, PRELOAD) as executor,
+        executors.executor(workers.kind, workers.count, (*PRELOAD, *config.plugins)) as executor,
         Board(folder.path / "tensorboard") as board,
     ):
         board.text("env", "config", configs.dump(config))

@@ -14,6 +14,7 @@ from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
 from pathnas.outcomes import Reward
+from pathnas.plugins import Plugins
 from pathnas.tree import BASE_TREE
 
 
@@ -44,6 +45,7 @@ class Plan:
             FileNotFoundError: if the images are absent.
             ImportError: if a library is missing that only these images need.
         """
+        Plugins(config.plugins)
         device = evaluators.resolve_device(config.device)
         splits = datasets.load(seed=config.seed, **config.data.model_dump())
         network = {
@@ -78,6 +80,7 @@ class Plan:
             splits.classes,
             self.device,
             loaders,
+            Plugins(self.config.plugins),
         )
 
     def base_training(self, setting: Setting, save: Path) -> Training:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"tree", "data", "yaml_reader", "executors", "probing", "clones"},
+    {"tree", "data", "yaml_reader", "executors", "probing", "clones", "plugins"},
     {"config_faults"},
     {"config", "datasets", "ops"},
     {"cell"},
