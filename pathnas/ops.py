@@ -417,6 +417,10 @@ def _unit_op(convs: Convs, macs: Count, grouped: bool = False) -> Op:
 
 def _conv_op(kernel: int, grouped: bool = False) -> Op:
     def groups(channels: int, spec: CellSpec) -> int:
+        if grouped and channels % spec.group_width:
+            raise ValueError(
+                f"expected whole groups of {spec.group_width}, got {channels} channels"
+            )
         return channels // spec.group_width if grouped else 1
 
     def convs(i: int, o: int, spec: CellSpec, draw: bool) -> list[nn.Conv2d]:

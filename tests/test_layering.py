@@ -18,7 +18,7 @@ FLOORS = [
     {"cell"},
     {"transforms", "drawing"},
     {"decisions", "outcomes", "receipts", "logs"},
-    {"networks", "surrogate", "training"},
+    {"networks", "surrogate", "training", "testing"},
     {"growth"},
     {"evaluators", "envs", "controllers"},
     {"search"},
