@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +41,13 @@ def test_operations_of_a_users_own_keep_them_too(registry: dict[str, Op]) -> Non
     sys.modules.pop("tests.own_ops")
     with pytest.raises(ValueError, match="unknown operation 'conv9x9'"):
         check_op("conv9x9")
+
+
+def test_the_operation_of_the_contributing_guide_keeps_them(registry: dict[str, Op]) -> None:
+    guide = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "CONTRIBUTING.md", "exec"), {})
+    check_op("conv5x5")
 
 
 def nothing(i: int, o: int, spec: CellSpec) -> int:
