@@ -225,7 +225,8 @@ class CellEdge(nn.Module):
         else:
             splits = ops.get(self.name).splits
             op = self.op.select(outputs, channels.inputs if splits else None)
-        edge = CellEdge(self.name, op, CellNode())
+        edge = CellEdge(self.name, op, CellNode().train(self.training))
+        edge.training = self.training
         if self.moments is not None:
             edge.moments = Moments(*(m[slice(*outputs)].clone() for m in self.moments))
         return edge
@@ -325,8 +326,10 @@ class Cell(nn.Module):
         Raises:
             ValueError: if the path leads nowhere.
         """
-        trees.edge_at(self.tree, path)
-        return self.node_at(path[:-1]).edge(path[-1])
+        parent = self.node_at(path[:-1])
+        if not path or not 0 <= path[-1] < len(parent.edges):
+            trees.edge_at(self.tree, path)  # raises
+        return parent.edge(path[-1])
 
     def node_at(self, path: Path) -> CellNode:
         """Returns the node at a path; ``()`` is the root.
@@ -334,9 +337,10 @@ class Cell(nn.Module):
         Raises:
             ValueError: if the path leads nowhere.
         """
-        trees.node_at(self.tree, path)
         node = self.root
         for index in path:
+            if not 0 <= index < len(node.edges):
+                trees.node_at(self.tree, path)  # raises
             node = node.edge(index).child
         return node
 

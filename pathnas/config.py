@@ -39,6 +39,18 @@ def _matching(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _names(value: Any) -> Any:
+    """As `to_tuple`, but none is allowed, and no name twice."""
+    if value in ([], ()):
+        return ()
+    items = to_tuple(value)
+    if isinstance(items, tuple):
+        twice = [name for place, name in enumerate(items) if name in items[:place]]
+        if twice:
+            raise ValueError(f"must be distinct, got {shown(twice[0])} twice")
+    return items
+
+
 def _plain(value: Any) -> Any:
     """One fault for a value that is none of the types of an option, where a union gives four."""
     if not isinstance(value, (str, int, float)):
@@ -68,6 +80,11 @@ Name: TypeAlias = Annotated[
         r"[A-Za-z0-9][A-Za-z0-9_.-]*",
         "must be letters, digits, '_', '.' and '-', beginning with a letter or a digit",
     ),
+]
+Module: TypeAlias = Annotated[
+    str,
+    Field(max_length=256),
+    _matching(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "must be a module's name, as in package.module"),
 ]
 Device: TypeAlias = Annotated[
     str,
@@ -307,7 +324,7 @@ class Workers(_Model):
     """MiB of main memory that a job may allocate; null: no limit"""
     retries: Annotated[int, Field(ge=0, le=100)] = 2
     """how often a job is run again whose process was lost"""
-    devices: Annotated[tuple[Gpu, ...], BeforeValidator(_to_tuple)] | None = None
+    devices: Annotated[tuple[Gpu, ...], BeforeValidator(to_tuple)] | None = None
     """processes: GPUs by round robin, as CUDA_VISIBLE_DEVICES names them; null: all for each"""
     address: Address | None = None
     """ray: address of a cluster, or auto; null: a cluster of this machine alone"""
@@ -328,6 +345,8 @@ class Config(_Model):
     """folder of the runs"""
     device: Device = "auto"
     """auto, cpu, mps, cuda or cuda:N"""
+    plugins: Annotated[tuple[Module, ...], BeforeValidator(_names)] = ()
+    """modules of your own to import, which register operations for search.ops"""
     data: Data
     """the images, and how they are split"""
     base: Base

@@ -19,12 +19,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pathnas import cell, data, files, networks, training
+from pathnas import cell, data, files, networks, plugins, training
 from pathnas.config import Recipe
 from pathnas.data import Normalization
 from pathnas.decisions import Limits
 from pathnas.ops import Birth as BirthMode
 from pathnas.outcomes import Candidate, Outcome
+from pathnas.plugins import Plugins
 from pathnas.transforms import Birth, grow, growth
 from pathnas.tree import BASE_TREE, Node
 
@@ -70,6 +71,7 @@ class Setting:
         classes: number of labels.
         device: a name that torch knows.
         loaders: processes that decode image files; images in memory need none.
+        plugins: what registers the operations of a user's own, in workers too.
     """
 
     folder: Path
@@ -78,6 +80,7 @@ class Setting:
     classes: int
     device: str = "cpu"
     loaders: int = 0
+    plugins: Plugins = plugins.NONE
 
     def source(self, name: str) -> data.Source:
         """Opens a prepared set, memory-mapped."""
@@ -324,7 +327,8 @@ class InheritAndTrain:
 
     Attributes:
         base: a training that inherits the base network; its tree and seed are set for each
-            candidate.
+            candidate. It stands first so that a worker has imported its plugins when it makes the
+            limits, which name operations.
         run_seed: from which each trial's seed is made.
         limits: of the network's cells, for the cost.
         base_macs: multiply-adds of the whole base network for one image.

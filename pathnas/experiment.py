@@ -61,7 +61,8 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
     with (
         store.clock.phase("run"),
         executors.executor(
-            preload=PRELOAD, **workers.model_dump(exclude={"loaders", "deadline"})
+            preload=(*PRELOAD, *config.plugins),
+            **workers.model_dump(exclude={"loaders", "deadline"}),
         ) as executor,
         Board(store.path / "tensorboard") as board,
     ):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
@@ -54,8 +55,8 @@ def loaded(folder, text, overrides=()):
 # What is replaced in the minimal text (nothing: appended), by what, and the faults that it makes.
 BAD = [
     ("", "sead: 1", "14: sead: unknown key; did you mean 'seed'?"),
-    ("", "colour: 1", "14: colour: unknown key; known keys: name, seed, runs, device, data, base, "
-     "search, final, workers"),
+    ("", "colour: 1", "14: colour: unknown key; known keys: name, seed, runs, device, plugins, "
+     "data, base, search, final, workers"),
     ("", "search:\n  controller:\n    hiden: 3",
      "16: search.controller.hiden: unknown key; did you mean 'hidden'?"),
     ("cells: 1", "cells: 1\n    width: [3]",
@@ -66,8 +67,13 @@ BAD = [
      "epochs, batch_size, learning_rate, momentum, nesterov, weight_decay, schedule, "
      "warmup_epochs, label_smoothing, precision, drop_path, "
      "drop_path_schedule, augment"),
-    ("", '"a b\\n": 1', "14: 'a b\\n': unknown key; known keys: name, seed, runs, device, data, "
-     "base, search, final, workers"),
+    ("", '"a b\\n": 1', "14: 'a b\\n': unknown key; known keys: name, seed, runs, device, "
+     "plugins, data, base, search, final, workers"),
+    ("", "plugins: my_ops", "14: plugins: expected a list, got 'my_ops' (a string)"),
+    ("", "plugins: [a.b, a-b]", "14: plugins[1]: must be a module's name, as in package.module; "
+     "got 'a-b' (a string)"),
+    ("", "plugins: [a.b, a.b]", "14: plugins: must be distinct, got 'a.b' (a string) twice"),
+    ("", "plugins: [3]", "14: plugins[0]: expected a string, got 3"),
     ("", "seed: '1'", "14: seed: expected an integer, got '1' (a string)"),
     ("", "seed: true", "14: seed: expected an integer, got true"),
     ("", "seed: 1.5", "14: seed: expected an integer, got 1.5"),
@@ -192,10 +198,10 @@ BAD = [
     ("", "seed: \udcff", "14: not UTF-8 text"),
     ("", "seed: : 1", "14: not valid YAML: mapping values are not allowed here"),
     (MINIMAL, "", "1: nothing but blanks and comments, expected a value"),
-    (MINIMAL, "- a", "1: expected a mapping of name, seed, runs, device, data, base, search, "
-     "final, workers; got a list"),
-    (MINIMAL, "a", "1: expected a mapping of name, seed, runs, device, data, base, search, "
-     "final, workers; got 'a' (a string)"),
+    (MINIMAL, "- a", "1: expected a mapping of name, seed, runs, device, plugins, data, base, "
+     "search, final, workers; got a list"),
+    (MINIMAL, "a", "1: expected a mapping of name, seed, runs, device, plugins, data, base, "
+     "search, final, workers; got 'a' (a string)"),
 ]  # fmt: skip
 
 
@@ -395,6 +401,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "Config.name": NAMES,
     "Config.device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"]),
     "Config.runs": PATHS,
+    "Config.plugins": st.lists(st.sampled_from(["a", "a.b", "é_1.c"]), unique=True).map(tuple),
     "Data.name": st.sampled_from([*config.DATASETS, "a.b:c", "m:f"]),
     "Data.root": PATHS,
     "Data.options": st.dictionaries(TEXT, OPTIONS, max_size=4),
@@ -524,7 +531,7 @@ def test_every_fault_has_a_place_and_plain_words(tmp_path_factory, data):
         if isinstance(node, dict) and data.draw(st.booleans()):
             node[data.draw(st.sampled_from([f"{key}s", "zzz"]))] = node.pop(key)
         else:
-            node[key] = data.draw(JUNK)
+            node[key] = deepcopy(data.draw(JUNK))  # the next round may change it
     path = tmp_path_factory.getbasetemp() / "junk.yaml"
     path.write_text(yaml_reader.dump(values))
     try:

@@ -13,13 +13,17 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = [
     {"files"},
-    {"tree", "data", "yaml_reader", "executors", "probing", "database", "drop_path", "scheduled"},
+    {
+        *("tree", "data", "yaml_reader", "executors", "probing", "database", "drop_path"),
+        *("scheduled", "clones", "plugins"),
+    },
     {"config_faults", "config_networks", "treecells"},
     {"config", "datasets", "ops"},
     {"cell"},
     {"transforms", "drawing"},
-    {"decisions", "outcomes"},
-    {"networks", "surrogate", "training"},
+    {"decisions", "outcomes", "receipts", "logs"},
+    {"networks", "surrogate", "training", "testing"},
+    {"growth"},
     {"evaluators", "envs", "controllers"},
     {"search"},
     {"asynchronous", "ledger", "board", "console", "plan"},
