@@ -39,6 +39,13 @@ def _matching(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _is_function(path: str) -> bool:
+    """Whether a text has the form of ``package.module:function``."""
+    module, colon, function = path.partition(":")
+    dotted_name = all(part.isidentifier() for part in module.split("."))
+    return bool(colon) and dotted_name and function.isidentifier()
+
+
 def _to_tuple(value: Any) -> Any:
     """YAML has lists where the models have tuples, which cannot change."""
     items = tuple(value) if isinstance(value, list) else value
@@ -169,9 +176,7 @@ class Data(_Model):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        module, colon, function = name.partition(":")
-        dotted_name = all(part.isidentifier() for part in module.split("."))
-        if name not in DATASETS and not (colon and dotted_name and function.isidentifier()):
+        if name not in DATASETS and not _is_function(name):
             known = hint(name, DATASETS, "package.module:function or one of")
             raise ValueError(f"unknown dataset {shorten(repr(name))}; {known}")
         return name
@@ -217,25 +222,88 @@ class Residual(_Stages):
 
 
 Network: TypeAlias = Chain | Residual
+Glob: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _names(value: Any) -> Any:
+    """One name may stand without a list."""
+    return (value,) if isinstance(value, str) else _to_tuple(value)
 
 
 class Base(_Model):
-    """The network that the search starts from: trained first, or taken from a file."""
+    """The network that the search starts from: trained first, or taken as it is.
 
-    network: Annotated[Network, Field(discriminator="name")]
+    Either a network of pathnas (`network`), or one's own (`model`) in which `cells` are grafted.
+    """
+
+    model: Annotated[str, Field(max_length=256)] | None = None
+    """package.module:function that returns a network of one's own"""
+    network: Annotated[
+        Annotated[Network, Field(discriminator="name")] | None, Field(validate_default=True)
+    ] = None
     """architecture of the base network"""
+    cells: Annotated[
+        tuple[Glob, ...] | None, BeforeValidator(_names), Field(validate_default=True)
+    ] = None
+    """names or globs of the convolutions of the model that become cells"""
+    activation: Literal["pre", "post"] = "pre"
+    """whether batch norm and ReLU come before or after a convolution that is grown in the model"""
+    absorb: bool = False
+    """move the batch norm and the ReLU beside each of these convolutions into its cell"""
+    options: dict[str, Option] = {}
+    """keyword arguments of the model's function, beside channels and classes if it names them"""
     weights: FilePath | None = None
     """a safetensors file to take instead of training"""
     training: Annotated[Recipe | None, Field(validate_default=True)] = None
-    """how the base network is trained"""
+    """how the base network is trained; null with a model: not at all"""
+
+    @field_validator("model")
+    @classmethod
+    def _path(cls, model: str | None) -> str | None:
+        if model is not None and not _is_function(model):
+            raise ValueError(f"expected package.module:function; got {shown(model)}")
+        return model
+
+    @field_validator("network")
+    @classmethod
+    def _one(cls, network: Network | None, info: ValidationInfo) -> Network | None:
+        # An invalid `model` is absent from info.data: one fault for it is enough.
+        if network is None and info.data.get("model", "") is None:
+            raise ValueError("missing (a mapping, unless base.model names a function)")
+        if network is not None and info.data.get("model") is not None:
+            raise ValueError("must be absent beside base.model: one of the two is the base")
+        return network
+
+    @field_validator("cells")
+    @classmethod
+    def _grafted(cls, cells: tuple[str, ...] | None, info: ValidationInfo) -> Any:
+        if cells is None and info.data.get("model") is not None:
+            raise ValueError("missing (names or globs of the convolutions of base.model)")
+        return cells
+
+    @field_validator("cells", "activation", "absorb", "options")
+    @classmethod
+    def _of_model(cls, value: Any, info: ValidationInfo) -> Any:
+        default = cls.model_fields[info.field_name or ""].default
+        if value != default and info.data.get("model", "") is None:
+            raise ValueError("must be absent without base.model")
+        return value
 
     @field_validator("training")
     @classmethod
     def _trained(cls, training: Recipe | None, info: ValidationInfo) -> Recipe | None:
         # An invalid `weights` is absent from info.data: one fault for it is enough.
-        if training is None and info.data.get("weights", "") is None:
+        given = [info.data.get(key, "") for key in ("weights", "model")]
+        if training is None and given == [None, None]:
             raise ValueError("missing (a mapping, unless base.weights names a file)")
         return training
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns name and options of the network, in plain values, for `networks.build`."""
+        if self.network is not None:
+            return self.network.model_dump()
+        own = {"model", "cells", "activation", "absorb", "options"}
+        return {"name": "grafted", **self.model_dump(include=own)}
 
 
 class Reward(_Model):
