@@ -217,7 +217,9 @@ def train(job: Training) -> Trained:
         workers=setting.loaders,
     )
     hyperparameters = recipe.model_dump(include=FITTED)
-    seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
+    with torch.random.fork_rng(devices=[]):  # a network of one's own may have dropout
+        torch.manual_seed(seed_of(job.seed, "dropout"))
+        seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
     accuracy = training.accuracy(network, setting.evaluation_batches(validation))
     if job.save is not None:
         _calibrate(network, images, setting)
@@ -238,7 +240,9 @@ def _calibrate(network: nn.Module, images: data.Source, setting: Setting) -> Non
         device=setting.device,
     )
     x, _ = next(iter(batches))
-    training.calibrate(network, x)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        training.calibrate(network, x)
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pathnas.cell import Cell
-from pathnas.ops import Activation, CellSpec, ConvUnit
+from pathnas.ops import Activation, CellSpec, Conv, ConvUnit
 from pathnas.places import Place, candidates, convolutions, unwrapped
 from pathnas.tracing import Surround
 
@@ -139,8 +139,9 @@ def _insert(
 ) -> dict[str, str]:
     """Puts a cell in the place of a convolution, and returns where its tensors went."""
     conv = model.get_submodule(name)
-    with torch.device("meta"):  # its fresh weights are not wanted
-        cell = Cell(spec)
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        cell = Cell(replace(spec, conv=Conv(1, 1), groups=None))  # its weights are not wanted
+    cell.spec = spec
     cell.train(conv.training)
     unit = cell.root.edge(0).op
     assert isinstance(unit, ConvUnit)

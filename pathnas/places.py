@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,8 @@ class Place:
         name: of its module.
         conv: what it is; None if it is none of two dimensions.
         reason: why it cannot become a cell; None: it can.
-        calls: how often a forward pass calls it; None: not known.
+        calls: how often a forward pass calls it, in the mode that does so more often; None: not
+            known.
         pre: what a pre-activation cell could absorb before it, if torch.fx proves that it serves
             nothing else; otherwise why not.
         post: what a post-activation cell could absorb after it; otherwise why not.
@@ -88,32 +89,43 @@ def candidates(model: nn.Module, *, inputs: Tensor | None = None) -> list[Place]
         ValueError: if there is no model, see :func:`unwrapped`.
     """
     model = unwrapped(model)
-    trace = Trace(model, leaves=(Cell,))
+    leaves = (Cell, _ConvNd)
+    traces = [Trace(model, training=training, leaves=leaves) for training in (False, True)]
     counted = None if inputs is None else calls(model, inputs)
     sharers = _sharers(model)
     places = []
     for name, module in convolutions(model).items():
-        called = trace.calls(name) if counted is None else counted[name]
+        called = _most_calls(traces, name) if counted is None else counted[name]
         reason = _reason(name, module, sharers[name])
         if reason is None and called is not None and called > 1:
             reason = f"a forward pass calls it {called} times"
-        if reason is None and trace.reads(name):
+        if reason is None and any(trace.reads(name) for trace in traces):
             reason = "the model's code reads its weights directly"
         if reason is not None:
             conv = Conv.of(module) if type(module) is nn.Conv2d else None
             places.append(Place(name, conv, reason, called))
             continue
         assert isinstance(module, nn.Conv2d)
-        pre, post = _proven(trace.before, name), _proven(trace.after, name)
+        pre, post = _proven(traces, Trace.before, name), _proven(traces, Trace.after, name)
         places.append(Place(name, Conv.of(module), None, called, pre, post))
     return places
 
 
-def _proven(look: Callable[[str], Surround], name: str) -> Surround | str:
+def _most_calls(traces: Sequence[Trace], name: str) -> int | None:
+    known = [calls for calls in (trace.calls(name) for trace in traces) if calls is not None]
+    return max(known) if len(known) == len(traces) else None
+
+
+def _proven(
+    traces: Sequence[Trace], look: Callable[[Trace, str], Surround], name: str
+) -> Surround | str:
     try:
-        return look(name)
+        found = [look(trace, name) for trace in traces]
     except Unproven as error:
         return str(error)
+    if any(one != found[0] for one in found):
+        return "other modules stand beside it in train mode than in eval mode"
+    return found[0]
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Module]:

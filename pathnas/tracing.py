@@ -33,20 +33,23 @@ class Surround:
 
 
 class Trace:
-    """A model's graph of calls, in its present mode; or why there is none.
+    """A model's graph of calls in one mode; or why there is none.
 
     Args:
         model: is not run and not changed.
+        training: whether in train mode; some models do other things there.
         leaves: types of modules that count as one call.
     """
 
-    def __init__(self, model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, *, training: bool, leaves: tuple[type[nn.Module], ...] = ()
+    ) -> None:
         self.modules = dict(model.named_modules())
         self.names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
         self.failure = ""
         nodes: list[fx.Node] = []
         try:
-            nodes = list(_Tracer(leaves).trace(skeleton(model)).nodes)
+            nodes = list(_Tracer(leaves).trace(skeleton(model).train(training)).nodes)
         # The model's own code runs on stand-ins, and may do anything.
         except Exception as error:
             self.failure = f"torch.fx cannot trace it: {' '.join(str(error).split()):.200}"
@@ -75,8 +78,7 @@ class Trace:
         act = _sole_user(norm, "the output of its batch norm")
         if act.op != "call_module":
             if not _is_pure_relu(act):
-                what = getattr(act.target, "__name__", act.target)
-                raise Unproven(f"after its batch norm comes {what}, not a ReLU (out of place)")
+                raise Unproven(f"after its batch norm comes {_word(act)}, no ReLU out of place")
             return Surround(str(norm.target), None, False)
         target = str(act.target)
         self._relu(target)
@@ -125,7 +127,7 @@ class Trace:
 
     def _norm(self, node: fx.Node, width: int) -> None:
         if node.op != "call_module":
-            raise Unproven(f"{node.target} stands where a batch norm would")
+            raise Unproven(f"{_word(node)} stands where a batch norm would")
         name = str(node.target)
         norm = self._module(name, nn.BatchNorm2d)
         if norm.num_features != width or norm.weight is None or norm.running_mean is None:
@@ -165,9 +167,16 @@ def has_hooks(module: nn.Module) -> bool:
 
 def _sole_user(node: fx.Node, what: str) -> fx.Node:
     users = list(node.users)
-    if len(users) != 1 or users[0].op == "output":
-        raise Unproven(f"{what} is read by {len(users)} others or returned, not by one module")
+    if any(user.op == "output" for user in users):
+        raise Unproven(f"{what} is an output of the model")
+    if len(users) != 1:
+        raise Unproven(f"{what} is read {len(users)} times, not once")
     return users[0]
+
+
+def _word(node: fx.Node) -> str:
+    """What a node calls."""
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def _is_pure_relu(node: fx.Node) -> bool:
