@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pathnas.cell import Cell
 from pathnas.ops import Activation, CellSpec, Conv, ConvUnit
-from pathnas.places import Place, candidates, convolutions, unwrapped
+from pathnas.places import Place, candidates, check_calls, convolutions, unwrapped
 from pathnas.tracing import Surround
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -52,7 +52,7 @@ def graft(
 
     Raises:
         ValueError: if there is no such convolution, or one cannot become a cell; the message
-            names all of them with their reasons.
+            names all of them with their reasons. Or if the model's code needs a convolution there.
     """
     if activation not in get_args(Activation):
         raise ValueError(f"activation must be one of {get_args(Activation)}, got {activation!r}")
@@ -76,6 +76,7 @@ def graft(
     for name, (spec, surround) in zip(names, plans, strict=True):
         prefixes |= _insert(grafted, name, spec, surround)
     grafted.register_load_state_dict_pre_hook(Renaming(prefixes))
+    check_calls(grafted, (places[name] for name in names), inputs)
     return grafted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from pathnas.cell import Cell
 from pathnas.ops import Conv
 from pathnas.probing import mode
-from pathnas.tracing import Surround, Trace, Unproven, has_hooks
+from pathnas.tracing import Surround, Trace, Unproven, has_hooks, traces
 
 
 @dataclass(frozen=True)
@@ -89,43 +89,72 @@ def candidates(model: nn.Module, *, inputs: Tensor | None = None) -> list[Place]
         ValueError: if there is no model, see :func:`unwrapped`.
     """
     model = unwrapped(model)
-    leaves = (Cell, _ConvNd)
-    traces = [Trace(model, training=training, leaves=leaves) for training in (False, True)]
-    counted = None if inputs is None else calls(model, inputs)
+    found = traces(model, LEAVES)
+    modules = convolutions(model)
+    counted = None if inputs is None else _counted(model, modules, inputs)
     sharers = _sharers(model)
     places = []
-    for name, module in convolutions(model).items():
-        called = _most_calls(traces, name) if counted is None else counted[name]
+    for name, module in modules.items():
+        called = _most_calls(found, name) if counted is None else counted[name]
         reason = _reason(name, module, sharers[name])
         if reason is None and called is not None and called > 1:
             reason = f"a forward pass calls it {called} times"
-        if reason is None and any(trace.reads(name) for trace in traces):
+        if reason is None and any(trace.reads(name) for trace in found):
             reason = "the model's code reads its weights directly"
         if reason is not None:
             conv = Conv.of(module) if type(module) is nn.Conv2d else None
             places.append(Place(name, conv, reason, called))
             continue
         assert isinstance(module, nn.Conv2d)
-        pre, post = _proven(traces, Trace.before, name), _proven(traces, Trace.after, name)
+        pre, post = (_proven(found, look, name) for look in (Trace.before, Trace.after))
         places.append(Place(name, Conv.of(module), None, called, pre, post))
     return places
 
 
-def _most_calls(traces: Sequence[Trace], name: str) -> int | None:
-    known = [calls for calls in (trace.calls(name) for trace in traces) if calls is not None]
-    return max(known) if len(known) == len(traces) else None
+LEAVES = (Cell, _ConvNd)
+"""What counts as one call when a model is traced."""
+
+
+def check_calls(grafted: nn.Module, places: Iterable[Place], inputs: Tensor | None) -> None:
+    """Checks that a grafted model calls its cells as often as it called the convolutions.
+
+    It does not if its code calls them by other ways than their names, such as a list, or asks
+    them for what a cell has not.
+
+    Args:
+        grafted: stays as it is.
+        places: the convolutions that cells have replaced; those of unknown calls are left out.
+        inputs: by which the calls were counted, see :func:`candidates`.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    found = traces(grafted, LEAVES)
+    cells = {name: m for name, m in grafted.named_modules() if isinstance(m, Cell)}
+    try:
+        counted = None if inputs is None else _counted(grafted, cells, inputs)
+    except Exception as error:  # the model's own, which ran before the cells came
+        raise ValueError(f"the model's code cannot use a cell: {error!r}") from error
+    for place in places:
+        now = _most_calls(found, place.name) if counted is None else counted[place.name]
+        if place.calls is not None and now != place.calls:
+            why = found[0].failure or found[1].failure or f"it calls it {now} times"
+            raise ValueError(f"{place.name}: the model's code cannot use a cell for it: {why}")
+
+
+def _most_calls(traced: Iterable[Trace], name: str) -> int | None:
+    counts = [trace.calls(name) for trace in traced]
+    return None if None in counts else max(count for count in counts if count is not None)
 
 
 def _proven(
-    traces: Sequence[Trace], look: Callable[[Trace, str], Surround], name: str
+    traced: Iterable[Trace], look: Callable[[Trace, str], Surround], name: str
 ) -> Surround | str:
     try:
-        found = [look(trace, name) for trace in traces]
+        first, second = (look(trace, name) for trace in traced)
     except Unproven as error:
         return str(error)
-    if any(one != found[0] for one in found):
-        return "other modules stand beside it in train mode than in eval mode"
-    return found[0]
+    return first if first == second else "other modules stand beside it in train mode"
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Module]:
@@ -139,22 +168,22 @@ def convolutions(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def calls(model: nn.Module, inputs: Tensor) -> dict[str, int]:
-    """Counts in one pass in eval mode how often each convolution is called, by name."""
-    found = convolutions(model)
+def _counted(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Tensor) -> dict[str, int]:
+    """How often one pass in eval mode calls some modules, by name."""
     counts: dict[int, int] = defaultdict(int)
 
     def count(module: nn.Module, args: object, output: object) -> None:
         counts[id(module)] += 1
 
-    hooks = [m.register_forward_hook(count) for m in {id(m): m for m in found.values()}.values()]
+    distinct = {id(module): module for module in modules.values()}
+    hooks = [module.register_forward_hook(count) for module in distinct.values()]
     try:
         with mode(model, training=False):
             model(inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: counts[id(module)] for name, module in found.items()}
+    return {name: counts[id(module)] for name, module in modules.items()}
 
 
 def _sharers(model: nn.Module) -> Mapping[str, list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 
 class Unproven(Exception):
@@ -33,26 +34,25 @@ class Surround:
 
 
 class Trace:
-    """A model's graph of calls in one mode; or why there is none.
+    """A model's graph of calls in its present mode; or why there is none.
 
     Args:
-        model: is not run and not changed.
-        training: whether in train mode; some models do other things there.
+        model: a stand-in, see :func:`skeleton`, since its code is run once.
         leaves: types of modules that count as one call.
+        failure: why it cannot be traced, if that is known.
     """
 
     def __init__(
-        self, model: nn.Module, *, training: bool, leaves: tuple[type[nn.Module], ...] = ()
+        self, model: nn.Module, leaves: tuple[type[nn.Module], ...] = (), failure: str = ""
     ) -> None:
         self.modules = dict(model.named_modules())
         self.names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
-        self.failure = ""
+        self.failure = failure
         nodes: list[fx.Node] = []
         try:
-            nodes = list(_Tracer(leaves).trace(skeleton(model).train(training)).nodes)
-        # The model's own code runs on stand-ins, and may do anything.
-        except Exception as error:
-            self.failure = f"torch.fx cannot trace it: {' '.join(str(error).split()):.200}"
+            nodes = [] if failure else list(_Tracer(leaves).trace(model).nodes)
+        except Exception as error:  # the model's own, which never saw such stand-ins
+            self.failure = f"torch.fx cannot trace it: {_line(error)}"
         self._calls: dict[str, list[fx.Node]] = {}
         for node in nodes:
             if node.op == "call_module":
@@ -139,6 +139,25 @@ class Trace:
         self._module(name, nn.ReLU)
 
 
+def traces(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> tuple[Trace, Trace]:
+    """Traces a model in eval mode and in train mode, where some do other things.
+
+    Args:
+        model: is neither run nor changed.
+        leaves: types of modules that count as one call.
+    """
+    try:
+        copy = skeleton(model)
+    except Exception as error:  # the model's own, of any kind
+        failed = Trace(model, failure=f"deepcopy cannot copy it: {_line(error)}")
+        return failed, failed
+    return Trace(copy.eval(), leaves), Trace(copy.train(), leaves)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # else the model's code could change the stand-ins' buffers
 
@@ -154,9 +173,12 @@ def skeleton(model: nn.Module) -> nn.Module:
     """Returns a copy without memory: its parameters and buffers are on the meta device."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
+        if is_lazy(parameter):
+            continue
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
     for buffer in model.buffers():
-        memo[id(buffer)] = buffer.to("meta")
+        if not is_lazy(buffer):
+            memo[id(buffer)] = buffer.to("meta")
     return deepcopy(model, memo)
 
 

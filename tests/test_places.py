@@ -321,6 +321,42 @@ def test_what_is_proven_holds_in_train_mode_and_in_eval_mode() -> None:
         assert place.post == "the output of its batch norm is read 2 times, not once"
 
 
+class Asking(nn.Module):
+    """Wants more of its convolution than a call, or calls it by another way than its name."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.hidden, self.kind = [self.conv], kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "list":
+            return self.hidden[0](x)
+        return self.conv(x) * self.conv.out_channels
+
+
+@pytest.mark.parametrize("inputs", [None, torch.ones(1, 3, 4, 4)])
+@pytest.mark.parametrize(
+    ("kind", "message"), [("list", "it calls it 0 times"), ("attribute", "'out_channels'")]
+)
+def test_code_that_needs_a_convolution_there_is_refused(
+    kind: str, message: str, inputs: Tensor | None
+) -> None:
+    expected = f"the model's code cannot use a cell.*: .*{message}"
+    with pytest.raises(ValueError, match=expected):
+        pathnas.graft(Asking(kind), "conv", inputs=inputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_model_that_cannot_be_copied_is_listed_and_not_grafted() -> None:
+    model = named(old=torch.nn.utils.weight_norm(nn.Conv2d(3, 3, 1)), new=nn.Conv2d(3, 3, 1))
+    places = by_name(model)
+    assert places["old"].reason is not None and "it has hooks" in places["old"].reason
+    assert places["new"].reason is None and "deepcopy cannot copy it" in str(places["new"].pre)
+    with pytest.raises(ValueError, match="expected a model that deepcopy can copy"):
+        pathnas.graft(model, "new")
+
+
 class Counter(nn.Module):
     """Changes its own buffer when it is called."""
 
