@@ -18,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pathnas.channels import Channels, rewire
 from pathnas.tree import BASE_OP
 
 Activation = Literal["pre", "post"]
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 Birth = Literal["gated", "hard"]
 
 
@@ -238,7 +240,7 @@ class ConvUnit(Primitive):
                 nn.init.zeros_(conv.bias)
         if self.norm is None:
             return
-        _undo_norm(self.norm, moments)
+        undo_norm(self.norm, moments)
         if birth == "gated":
             self.act = Gate(nn.ReLU())
 
@@ -255,7 +257,7 @@ class ConvUnit(Primitive):
 
 
 @torch.no_grad()
-def _undo_norm(norm: nn.BatchNorm2d, moments: Moments | None) -> None:
+def undo_norm(norm: BatchNorm, moments: Moments | None) -> None:
     """Sets shift and scale to what the norm takes away; by default its present statistics."""
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None
@@ -271,27 +273,16 @@ def select_channels(module: nn.Module, outputs: Range | None, inputs: Range | No
 
     For a grouped convolution `inputs` and `outputs` must cover the same groups.
     """
-    out = slice(*(outputs or (None, None)))
     if isinstance(module, nn.BatchNorm2d):
-        tensors = ("weight", "bias", "running_mean", "running_var")
-        for name in tensors:
-            tensor = getattr(module, name)
-            kept = tensor.detach()[out].clone()
-            setattr(module, name, nn.Parameter(kept) if tensor.requires_grad else kept)
-        module.num_features = module.weight.shape[0]
+        rewire(module, Channels.selected(*outputs, module.num_features) if outputs else None, None)
         return
     if not isinstance(module, nn.Conv2d):
         raise ValueError(f"expected a convolution or a batch norm, got {type(module).__name__}")
-    weight = module.weight.detach()[out]
-    if inputs is not None and module.groups == 1:
-        weight = weight[:, inputs.start : inputs.stop]
-    if module.groups > 1:
-        module.groups = module.groups * weight.shape[0] // module.out_channels
-    module.weight = nn.Parameter(weight.clone(memory_format=torch.preserve_format))
-    if module.bias is not None:
-        module.bias = nn.Parameter(module.bias.detach()[out].clone())
-    module.out_channels = weight.shape[0]
-    module.in_channels = weight.shape[1] * module.groups
+    rewire(
+        module,
+        Channels.selected(*outputs, module.out_channels) if outputs else None,
+        Channels.selected(*inputs, module.in_channels) if inputs else None,
+    )
 
 
 Build = Callable[[int, int, CellSpec], Primitive]

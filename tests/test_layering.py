@@ -12,11 +12,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"tree", "data", "yaml_reader", "executors", "probing"},
+    {"tree", "data", "yaml_reader", "executors", "probing", "channels"},
     {"config_faults"},
-    {"config", "datasets", "ops"},
+    {"config", "datasets", "ops", "flow"},
     {"cell"},
-    {"transforms", "drawing"},
+    {"transforms", "drawing", "tracing"},
+    {"flow_rules", "deepening"},
+    {"layers"},
     {"decisions", "outcomes"},
     {"networks", "surrogate", "training"},
     {"evaluators", "envs", "controllers"},
