@@ -43,7 +43,7 @@ class Place:
         activation: a copy of the activation that the module is or that follows it; None: neither.
         follows: whether the activation follows the module.
         ends: whether the network's output is what comes next.
-        rank: number of dimensions of the layer's output; None without an example.
+        rank: number of dimensions of a linear layer's output on the example; else None.
     """
 
     name: str
@@ -78,7 +78,8 @@ def find(network: nn.Module, layer: str, example: Example | None) -> Place:
         ValueError: if the network cannot be traced, or there is no such place.
     """
     found, modules = layer_at(network, layer), dict(network.named_modules())
-    pairs = [(t, _chain(t, modules, layer)) for t in tracing.traces(network, example)]
+    shown = example if isinstance(found, nn.Linear) else None  # a convolution's rank is known
+    pairs = [(t, _chain(t, modules, layer)) for t in tracing.traces(network, shown)]
     trace, chain = min(pairs, key=lambda pair: len(pair[1]))  # what follows alone in every mode
     last = chain[-1]
     activation = _activation(last, modules)

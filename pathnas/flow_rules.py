@@ -212,7 +212,8 @@ def _elementwise(walk: Walk, node: fx.Node, layout: Layout) -> Layout | None:
             walk.flow.tie(whole.channels, other.channels)
         elif isinstance(other, Layout):
             whole = other
-    assert whole is not None
+    if whole is None:
+        raise _Unclear("which broadcasts them")
     return whole._replace(dim=dim)
 
 

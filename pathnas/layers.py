@@ -161,7 +161,7 @@ class Deepen:
             raise ValueError(
                 f"cannot deepen {self.layer!r} with an activation: it yields the network's output"
             )
-        if self.norm and isinstance(place.layer, nn.Linear) and place.rank not in (None, 2):
+        if self.norm and place.rank not in (None, 2):
             raise ValueError(
                 f"cannot deepen {self.layer!r} with a norm: its output has {place.rank} dimensions"
             )

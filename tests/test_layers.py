@@ -282,6 +282,52 @@ def test_views_that_keep_the_channels_are_followed(layer: str) -> None:
         assert (grown.get_submodule(name).weight.shape[0] == 11) is (name in tied)
 
 
+class UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.low = nn.Conv1d(3, 4, 3, padding=1), nn.Conv1d(4, 5, 2, 2)
+        self.up, self.out = nn.ConvTranspose1d(5, 3, 2, 2), nn.Conv1d(7, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        high = F.elu(self.down(x))
+        return self.out(torch.cat([high, self.up(torch.tanh(self.low(high)))], dim=1))
+
+
+class Mixer(nn.Module):
+    """Tokens `[B, N, C]`: linear layers along the last dimension, residual, layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(3, 4), nn.LayerNorm(4)
+        self.one, self.two, self.out = nn.Linear(4, 6), nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.out((x + self.two(F.gelu(self.one(self.norm(x))))).mean(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "shape"),
+    [
+        *[(UNet, layer, (2, 3, 8)) for layer in ("down", "low", "up")],
+        (Mixer, "one", (2, 5, 3)),
+    ],
+)
+def test_other_dimensions_and_directions(
+    network: type[nn.Module], layer: str, shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    old, x = network().double(), torch.randn(shape, dtype=torch.float64)
+    grown = Widen(layer, 9).grow(old, example=x)
+    assert grown.get_submodule(layer).weight.numel() > old.get_submodule(layer).weight.numel()
+    assert relative_change(old(x), grown(x)) <= 1e-12
+    deeper = Deepen(layer, norm=network is UNet).grow(old, example=x)
+    assert relative_change(old(x), deeper(x)) <= 1e-12
+    if network is Mixer:
+        with pytest.raises(ValueError, match=r"norm \(LayerNorm\), whose width cannot change"):
+            Widen("embed", 9).grow(old, example=x)
+
+
 class Fn(nn.Module):
     """Two convolutions with any function between them."""
 
