@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import skip_init
 
-from pathnas import ops, tracing
+from pathnas import graphs, ops
 from pathnas.channels import CONVS, NORMS, TRANSPOSED
+from pathnas.graphs import Example, Trace
 from pathnas.ops import BatchNorm, Gate, Moments
 from pathnas.probing import mode
-from pathnas.tracing import Example, Trace
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -79,7 +79,7 @@ def find(network: nn.Module, layer: str, example: Example | None) -> Place:
     """
     found, modules = layer_at(network, layer), dict(network.named_modules())
     shown = example if isinstance(found, nn.Linear) else None  # a convolution's rank is known
-    pairs = [(t, _chain(t, modules, layer)) for t in tracing.traces(network, shown)]
+    pairs = [(t, _chain(t, modules, layer)) for t in graphs.traces(network, shown)]
     trace, chain = min(pairs, key=lambda pair: len(pair[1]))  # what follows alone in every mode
     last = chain[-1]
     activation = _activation(last, modules)
@@ -135,7 +135,7 @@ def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | Non
             if hasattr(part, "inplace"):
                 setattr(part, "inplace", False)  # noqa: B010
         return copied
-    kind = ACTIVATIONS.get(tracing.function_name(node).rstrip("_"))
+    kind = ACTIVATIONS.get(graphs.function_name(node).rstrip("_"))
     if kind is None or len(node.args) != 1:
         return None
     return kind(**{name: value for name, value in node.kwargs.items() if name != "inplace"})

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from pathnas import tracing
+from pathnas import graphs
 from pathnas.flow import Fixed, Flow, Layout
-from pathnas.tracing import Example, Trace, argument
+from pathnas.graphs import Example, Trace, argument
 
 Rule = Callable[["Walk", fx.Node, Layout], Layout | None]
 
@@ -21,13 +21,13 @@ def follow(network: nn.Module, example: Example) -> Flow:
 
     Args:
         network: whose forward pass torch.fx can trace; it is left as it is.
-        example: inputs, for the shapes (see :func:`pathnas.tracing.traces`).
+        example: inputs, for the shapes (see :func:`pathnas.graphs.traces`).
 
     Raises:
         ValueError: if the network cannot be traced, or the example does not suit it.
     """
     flow = Flow()
-    for trace in tracing.traces(network, example):
+    for trace in graphs.traces(network, example):
         Walk(flow, network, trace).run()
     return flow
 
@@ -73,7 +73,7 @@ class Walk:
 
     def label(self, node: fx.Node) -> str:
         """Returns what a person calls a step."""
-        return tracing.label(node, self.module(node))
+        return graphs.label(node, self.module(node))
 
     def operands(self, node: fx.Node) -> Iterator[tuple[fx.Node, Layout]]:
         """Yields what a step reads whose channels are followed."""
@@ -94,7 +94,7 @@ class Walk:
         if node.op == "output":
             return self.fix(node, GIVEN)
         module = self.module(node)
-        kind = tracing.kind(node, module)
+        kind = graphs.kind(node, module)
         if kind in ("conv", "linear"):
             return self._layer(node, kind)
         layouts = list(self.operands(node))
@@ -256,7 +256,7 @@ def _norm(walk: Walk, node: fx.Node, layout: Layout) -> Layout | None:
 
 
 def _spatial(walk: Walk, node: fx.Node, layout: Layout) -> Layout | None:
-    dimensions = tracing.spatial_dimensions(node, walk.module(node))
+    dimensions = graphs.spatial_dimensions(node, walk.module(node))
     rank = len(walk.shapes[node])
     if layout.dim != 1 or rank < 3 or dimensions not in (None, rank - 2):
         raise _Unclear("which goes along their dimension")
@@ -333,7 +333,7 @@ def _squeeze(walk: Walk, node: fx.Node, layout: Layout) -> Layout | None:
     place = argument(node, 1, "dim", None)
     if not isinstance(place, int):
         raise _Unclear("which may drop their dimension")
-    if tracing.function_name(node).startswith("unsqueeze"):
+    if graphs.function_name(node).startswith("unsqueeze"):
         return layout._replace(dim=layout.dim + (place % rank <= layout.dim))
     place %= len(before)
     if place == layout.dim:
@@ -343,7 +343,7 @@ def _squeeze(walk: Walk, node: fx.Node, layout: Layout) -> Layout | None:
 
 def _permute(walk: Walk, node: fx.Node, layout: Layout) -> Layout | None:
     rank = len(walk.shapes[node])
-    if tracing.function_name(node) == "transpose":
+    if graphs.function_name(node) == "transpose":
         a, b = (argument(node, i, f"dim{i - 1}", None) % rank for i in (1, 2))
         dims = list(range(rank))
         dims[a], dims[b] = b, a
@@ -364,7 +364,7 @@ def _getitem(walk: Walk, node: fx.Node, layout: Layout) -> Layout | None:
 
 def _size(walk: Walk, node: fx.Node, layout: Layout) -> Layout | None:
     rank = len(walk.shapes[node.all_input_nodes[0]])
-    method = tracing.function_name(node)
+    method = graphs.function_name(node)
     name = argument(node, 1, "dim", None)
     if method == "getattr" and name in ("device", "dtype", "ndim", "is_cuda", "requires_grad"):
         return None

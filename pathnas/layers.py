@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pathnas import deepening, flow_rules
 from pathnas.channels import CONVS, TRANSPOSED, Channels, rewire, wider
 from pathnas.flow import Flow, Layout
-from pathnas.tracing import Example
+from pathnas.graphs import Example
 from pathnas.transforms import EXACT, Birth
 
 Network = TypeVar("Network", bound=nn.Module)

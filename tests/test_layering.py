@@ -16,7 +16,7 @@ FLOORS = [
     {"config_faults"},
     {"config", "datasets", "ops", "flow"},
     {"cell"},
-    {"transforms", "drawing", "tracing"},
+    {"transforms", "drawing", "graphs"},
     {"flow_rules", "deepening"},
     {"layers"},
     {"decisions", "outcomes"},
