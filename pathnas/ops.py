@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pathnas.channels import Channels, rewire
 from pathnas.clones import clone
 from pathnas.tree import BASE_OP
 
 B = TypeVar("B", bound=Callable[..., "Primitive"])
 Activation = Literal["pre", "post"]
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 Birth = Literal["gated", "hard"]
 
 
@@ -362,7 +364,7 @@ def _dirac(weight: Tensor, groups: int) -> None:
 
 
 @torch.no_grad()
-def undo_norm(norm: nn.BatchNorm2d, moments: Moments | None) -> None:
+def undo_norm(norm: BatchNorm, moments: Moments | None) -> None:
     """Sets shift and scale to what the norm takes away; by default its present statistics."""
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None
@@ -376,29 +378,19 @@ def undo_norm(norm: nn.BatchNorm2d, moments: Moments | None) -> None:
 def select_channels(module: nn.Module, outputs: Range | None, inputs: Range | None) -> None:
     """Reduces a convolution or batch norm to ranges of its channels, in place; None keeps all.
 
-    For a grouped convolution `inputs` and `outputs` must cover the same groups.
+    Its parameters are new in any case. For a grouped convolution `inputs` and `outputs` must cover the same groups.
     """
-    out = slice(*(outputs or (None, None)))
     if isinstance(module, nn.BatchNorm2d):
-        tensors = ("weight", "bias", "running_mean", "running_var")
-        for name in tensors:
-            tensor = getattr(module, name)
-            kept = tensor.detach()[out].clone()
-            setattr(module, name, nn.Parameter(kept) if tensor.requires_grad else kept)
-        module.num_features = module.weight.shape[0]
+        width = module.num_features
+        rewire(module, Channels.selected(*(outputs or (0, width)), width), None)
         return
     if not isinstance(module, nn.Conv2d):
         raise ValueError(f"expected a convolution or a batch norm, got {type(module).__name__}")
-    weight = module.weight.detach()[out]
-    if inputs is not None and module.groups == 1:
-        weight = weight[:, inputs.start : inputs.stop]
-    if module.groups > 1:
-        module.groups = module.groups * weight.shape[0] // module.out_channels
-    module.weight = nn.Parameter(weight.clone(memory_format=torch.preserve_format))
-    if module.bias is not None:
-        module.bias = nn.Parameter(module.bias.detach()[out].clone())
-    module.out_channels = weight.shape[0]
-    module.in_channels = weight.shape[1] * module.groups
+    rewire(
+        module,
+        Channels.selected(*(outputs or (0, module.out_channels)), module.out_channels),
+        Channels.selected(*inputs, module.in_channels) if inputs else None,
+    )
 
 
 Build = Callable[[int, int, CellSpec], Primitive]
