@@ -25,7 +25,7 @@ FLOORS = [
     {"best", "jobs"},
     {"finals"},
     {"experiment"},
-    {"run"},
+    {"run", "export"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(
