@@ -263,6 +263,34 @@ class Fickle(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+def test_an_example_decides_what_depends_on_shapes() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fickle = Fickle()
+            self.wide = nn.Linear(3, 5)
+            self.scale = nn.Parameter(torch.ones(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[1] > 3:
+                return x
+            x = self.wide(self.fickle(x).mean((2, 3)))
+            return x * (self.scale * len(self.scale) if x.size(1) == 5 else 0)
+
+    model = Asks().eval()
+    for sign in (1, -1):
+        x = sign * torch.rand(2, 3, 4, 4)
+        plain = export.plain(model, example=x)
+        assert plain(x[:1]).equal(model(x[:1]))
+        made = imported(source.write(plain, "asks", classes=5), plain)
+        assert made.asks(pretrained=True)(x).equal(model(x))
+        assert {name for name, _ in plain.named_parameters()} == {
+            "wide.weight",
+            "wide.bias",
+            "weight",
+        }
+
+
 def test_what_cannot_be_made_plain_is_refused_with_its_name() -> None:
     model = nn.Sequential(nn.Identity(), Fickle())
     with pytest.raises(ValueError, match=r"module 1 \(Fickle\): its forward cannot be traced"):

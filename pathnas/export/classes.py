@@ -116,7 +116,7 @@ class Source:
         return self.model.get_submodule(self.classifier) if self.classifier is not None else None
 
     def _new_by_key(self, module: nn.Module) -> Expr:
-        return f"<{self.key_of[id(module)]}>"
+        return f"<{list(self.groups).index(self.key_of[id(module)])}>"
 
     def _new(self, module: nn.Module) -> Expr:
         """Returns the call that makes a traced module whose class is written already."""

@@ -149,7 +149,7 @@ def check_target(target: Path, *, force: bool) -> None:
 
 
 def _fill(folder: Path, request: Request, scratch: Path) -> list[Parity]:
-    network = plain(request.found.network, fuse=request.fuse).eval()
+    network = plain(request.found.network, fuse=request.fuse, example=request.images).eval()
     if not isinstance(network, fx.GraphModule | nn.Sequential):
         network = nn.Sequential(network).eval()
     expected = parity.logits(request.found.network, request.images)

@@ -2,8 +2,9 @@
 
 What torch itself defines is kept as it is. Every other module becomes a :class:`torch.fx.
 GraphModule` of its own ``forward``, traced with its children left whole, so the parts of a network
-keep their names. A cell is traced through and through: gates, nodes of one branch and identities
-leave nothing in the graph, and convolution, norm and activation in a row become a ``Sequential``.
+keep their names. A cell, or an operation outside of one, is traced through and through: gates,
+nodes of one branch and identities leave nothing in the graph, and convolution, norm and activation
+in a row become a ``Sequential``.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from copy import deepcopy
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from pathnas import ops, probing
 from pathnas.cell import Cell
+from pathnas.export import tracing
 from pathnas.export.fusion import children
 from pathnas.export.fusion import fuse as fuse_norms
 
+FLATTENED = (Cell, ops.Primitive)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def plain(model: nn.Module, *, fuse: bool = False) -> nn.Module:
+def plain(model: nn.Module, *, fuse: bool = False, example: Tensor | None = None) -> nn.Module:
     """Returns the model as ordinary torch modules, with nothing of pathnas in it.
 
     The result computes what the model computes in eval mode, shares no tensor with it, and has its
@@ -41,17 +44,19 @@ def plain(model: nn.Module, *, fuse: bool = False) -> nn.Module:
             unwrapped.
         fuse: whether a batch norm right behind a convolution is merged into it. The result is for
             eval mode alone.
+        example: an input. Where a ``forward`` asks for shapes or values to decide what to do, it
+            is decided as for this input; without, such a ``forward`` is refused.
 
     Raises:
-        ValueError: if a module cannot be traced (its ``forward`` depends on values), has hooks, or
-            calls what is neither torch's nor an ordinary library's.
+        ValueError: if a module cannot be traced, has hooks, or calls functions of pathnas.
     """
     copied = deepcopy(_unwrapped(model))
     _refuse_hooks(copied)
     copied = _without_gates(copied)
-    lowering = _Lowering(copied)
+    modes = {id(module): module.training for module in copied.modules()}
     with probing.mode(copied, training=False):
-        lowered = lowering.lower(copied, "")
+        inputs = tracing.recorded(copied, example) if example is not None else {}
+        lowered = _Lowering(modes, inputs).lower(copied, "")
     for name, module in lowered.named_modules():
         if type(module).__module__.split(".")[0] == "pathnas":
             raise ValueError(
@@ -97,22 +102,12 @@ def _without_gates(model: nn.Module) -> nn.Module:
     return model
 
 
-class _Tracer(fx.Tracer):
-    """Traces one module's ``forward``; `through` tells whether to go into its children too."""
-
-    def __init__(self, through: bool = False) -> None:
-        super().__init__()
-        self.through = through
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not self.through or super().is_leaf_module(m, module_qualified_name)
-
-
 class _Lowering:
     """Lowers a model, each module once, so that what is shared stays shared."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.modes = {id(module): module.training for module in model.modules()}
+    def __init__(self, modes: dict[int, bool], inputs: dict[int, tuple[Any, ...]]) -> None:
+        self.modes = modes
+        self.inputs = inputs
         self.done: dict[int, tuple[nn.Module, nn.Module]] = {}  # the module too: ids are reused
         self.nothings: list[nn.Module] = []
 
@@ -130,28 +125,22 @@ class _Lowering:
             return self._like(nn.Sequential(OrderedDict(parts)), module)
         try:
             return self._traced(module, name)
-        except (fx.proxy.TraceError, TypeError, NameError) as error:
+        except (TypeError, NameError, RuntimeError, fx.proxy.TraceError) as error:
             raise ValueError(
                 f"{_place(name)} ({type(module).__name__}): its forward cannot be traced by "
                 f"torch.fx: {' '.join(str(error).split()):.300}"
             ) from error
 
     def _traced(self, module: nn.Module, name: str) -> nn.Module:
-        tracer = _Tracer(through=isinstance(module, Cell))
-        defaults = {
-            parameter.name: parameter.default
-            for parameter in inspect.signature(module.forward).parameters.values()
-            if parameter.default is not parameter.empty
-        }
-        graph = tracer.trace(module, concrete_args=defaults)
-        _erase_inputs(graph, len(defaults))
+        through = isinstance(module, FLATTENED)
+        graph = tracing.trace(module, through=through, inputs=self.inputs.get(id(module)))
         for node in list(graph.nodes):
             if _is_identity(node, module):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
         _refuse_foreign(graph, name)
         parts = self._parts(graph, module, name)
-        if isinstance(module, Cell):
+        if isinstance(module, FLATTENED):
             _chain(graph, parts, self.modes[id(module)])
             whole = _only_module(graph)
             if whole is not None:
@@ -168,10 +157,12 @@ class _Lowering:
             if node.op not in ("call_module", "get_attr"):
                 continue
             if node.target not in targets:
-                found: Any = module
-                for step in node.target.split("."):
-                    found = getattr(found, step)
-                new = _free(_plain_name(node.target, cell=isinstance(module, Cell)), parts)
+                found = tracing.attribute(module, node.target)
+                if isinstance(found, Tensor) and found.grad_fn is not None:
+                    found = nn.Parameter(found.detach())
+                new = _free(
+                    _plain_name(node.target, found, cell=isinstance(module, FLATTENED)), parts
+                )
                 targets[node.target] = new
                 if isinstance(found, nn.Module):
                     found = self.lower(found, f"{name}.{node.target}")
@@ -201,23 +192,10 @@ def is_torch(module: nn.Module) -> bool:
     )
 
 
-def _erase_inputs(graph: fx.Graph, optional: int) -> None:
-    """Erases the inputs that have defaults, and the assertions that tracing made of them."""
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    for node in inputs[len(inputs) - optional :]:
-        if str(node.target).startswith("*"):
-            raise TypeError(f"expected inputs with names, got {node.target}")
-        for user in [*node.users]:
-            for last in [*user.users]:
-                graph.erase_node(last)
-            graph.erase_node(user)
-        graph.erase_node(node)
-
-
 def _is_identity(node: fx.Node, module: nn.Module) -> bool:
     """Tells whether a node hands its first argument on, in eval mode."""
     if node.op == "call_module":
-        return isinstance(module, Cell) and isinstance(
+        return isinstance(module, FLATTENED) and isinstance(
             module.get_submodule(str(node.target)), nn.Identity
         )
     if node.op != "call_function" or getattr(node.target, "__name__", "") not in DROPS:
@@ -243,8 +221,10 @@ def _refuse_foreign(graph: fx.Graph, name: str) -> None:
 PLACE = re.compile(r"edges\.(\d+)")
 
 
-def _plain_name(target: str, *, cell: bool) -> str:
+def _plain_name(target: str, part: Any, *, cell: bool) -> str:
     """Returns an identifier for a part; within a cell, of its branch and not of our modules."""
+    if target.startswith("_tensor_constant"):
+        return "weight" if isinstance(part, nn.Parameter) else "constant"
     if cell and (steps := PLACE.findall(target)):
         rest = PLACE.split(target)[-1].strip(".")
         kind = "branch" if rest.startswith("op") else rest

@@ -79,12 +79,7 @@ def _constructor(module: nn.Module, *, is_classifier: bool) -> Expr:
     kind = type(module)
     if getattr(nn, kind.__name__, None) is not kind:
         raise ValueError(f"expected a module of torch.nn, got {kind.__module__}.{kind.__name__}")
-    exact = dict(_attributes(module))
-    for values in ({name: _scalar(value) for name, value in exact.items()}, exact):
-        if _alike(module, values):
-            break
-    else:
-        raise ValueError(f"{kind.__name__}: its arguments cannot be read off it: {module}")
+    values = _arguments(module)
     signature = inspect.signature(kind).parameters
     args = []
     for name, value in values.items():
@@ -96,6 +91,25 @@ def _constructor(module: nn.Module, *, is_classifier: bool) -> Expr:
         text = None if required else _default_text(default)
         args.append(Arg(expr, None if required else name, text))
     return Call(f"nn.{kind.__name__}", tuple(args))
+
+
+def _arguments(module: nn.Module) -> dict[str, Any]:
+    """Returns the arguments that make a module like this, scalars for tuples of equal numbers."""
+    exact = dict(_attributes(module))
+    key = str((type(module), exact, _settings(module)))
+    if key not in _KNOWN:
+        for values in ({name: _scalar(value) for name, value in exact.items()}, exact):
+            if _alike(module, values):
+                break
+        else:
+            raise ValueError(
+                f"{type(module).__name__}: its arguments cannot be read off it: {module}"
+            )
+        _KNOWN[key] = values
+    return _KNOWN[key]
+
+
+_KNOWN: dict[str, dict[str, Any]] = {}  # a network has hundreds of modules, but few kinds
 
 
 def _default_text(default: Any) -> str:
@@ -154,7 +168,7 @@ def _start(name: str, tensor: Tensor) -> Expr:
         dtype = Arg("torch.float32", "dtype", "torch.float32")
     elif tensor.dim() == 1 and tensor.dtype != torch.bool:
         return Call("torch.arange", (Arg(literal(len(tensor))),))
-    if isinstance(tensor, nn.Parameter) and tensor.dim() > 1 and min(tensor.shape) > 1:
+    if isinstance(tensor, nn.Parameter) and sum(size > 1 for size in tensor.shape) > 1:
         return Infix("*", "0.02", Call("torch.randn", (Arg(shape),)), 6)
     empty = "zeros" if "bias" in name or "mean" in name else "ones"
     return Call(f"torch.{empty}", (Arg(shape), dtype))
