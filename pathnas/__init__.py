@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathnas.grafting import graft
+    from pathnas.growth import replay, transform
     from pathnas.places import candidates
 
 __version__ = "0.1.0"
-__all__ = ["candidates", "graft"]
+__all__ = ["candidates", "graft", "replay", "transform"]
 
 # Where the functions are that stand here; a name must not be a module's, which would replace it
 # once that module is imported.
 _HOMES = {
     "candidates": "pathnas.places",
     "graft": "pathnas.grafting",
+    "replay": "pathnas.growth",
+    "transform": "pathnas.growth",
 }
 
 

@@ -378,7 +378,8 @@ def undo_norm(norm: BatchNorm, moments: Moments | None) -> None:
 def select_channels(module: nn.Module, outputs: Range | None, inputs: Range | None) -> None:
     """Reduces a convolution or batch norm to ranges of its channels, in place; None keeps all.
 
-    Its parameters are new in any case. For a grouped convolution `inputs` and `outputs` must cover the same groups.
+    Its parameters are new in any case. For a grouped convolution `inputs` and `outputs` must cover
+    the same groups.
     """
     if isinstance(module, nn.BatchNorm2d):
         width = module.num_features

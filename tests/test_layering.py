@@ -37,7 +37,7 @@ FLOORS = [
     {"best", "folder", "jobs", "results", "trials"},
     {"finals"},
     {"experiment"},
-    {"run"},
+    {"run", "export"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(

@@ -40,20 +40,20 @@ def halving() -> nn.AvgPool2d:
     return nn.AvgPool2d(2, ceil_mode=True)
 
 
-def padded_shortcut(x: Tensor, channels: int, *, stride: int | tuple[int, int]) -> Tensor:
+def padded_shortcut(x: Tensor, grown: int, *, stride: int | tuple[int, int]) -> Tensor:
     """Returns the input in the shape of a block's output, without weights (PyramidNet).
 
     Args:
         x: `[B, C, H, W]`.
-        channels: of the output; more than C are zeros, fewer are cut off.
+        grown: channels of the output less C; what is too few are zeros, what is too many is cut
+            off. A number, not the shape of a tensor, so that torch.fx can trace it.
         stride: 2 averages 2x2 pixels.
     """
     if stride == 2:
         x = F.avg_pool2d(x, 2, ceil_mode=True)
-    grown = channels - x.shape[1]
     if grown > 0:
         return F.pad(x, (0, 0, 0, 0, 0, grown))
-    return x[:, :channels] if grown < 0 else x
+    return x[:, :grown] if grown < 0 else x
 
 
 def roundings(widths: Sequence[int], factor: float, *, unit: int) -> list[tuple[int, ...]]:

@@ -87,7 +87,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
         conv = self.cell.spec.conv
-        shortcut = padded_shortcut(x, conv.channels_out, stride=conv.stride)
+        shortcut = padded_shortcut(x, conv.channels_out - conv.channels_in, stride=conv.stride)
         return torch.add(self.cell(x), shortcut)
 
 

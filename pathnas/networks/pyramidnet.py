@@ -74,6 +74,7 @@ class Bottleneck(nn.Module):
         self.reduce = nn.Sequential(
             nn.BatchNorm2d(channels_in), conv1x1(channels_in, conv.channels_in)
         )
+        self.grown = channels_out - channels_in
         self.cell = cell
         self.expand = nn.Sequential(
             *norm_relu(conv.channels_out),
@@ -84,7 +85,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
         y = self.expand(self.cell(self.reduce(x)))
-        return y + padded_shortcut(x, y.shape[1], stride=self.cell.spec.conv.stride)
+        return y + padded_shortcut(x, self.grown, stride=self.cell.spec.conv.stride)
 
 
 def widenings(factor: float, *, alpha: float = 84.0, **others: object) -> list[dict[str, object]]:
