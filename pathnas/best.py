@@ -14,10 +14,11 @@ from pathlib import Path
 
 from torch import nn
 
-from pathnas import config, evaluators, networks, store
+from pathnas import config, evaluators, files, networks
 from pathnas import tree as trees
 from pathnas.data import Normalization
 from pathnas.evaluators import Training
+from pathnas.plugins import Plugins
 from pathnas.tree import Node
 
 
@@ -50,7 +51,7 @@ def save(
     """Writes the folder of a trained network.
 
     Args:
-        folder: to be made.
+        folder: to be made; what stands there is replaced.
         job: the training; its weights are copied from where it saved them.
         settings: of the run.
         validation: accuracy to record.
@@ -58,10 +59,14 @@ def save(
     """
     if job.save is None:
         raise ValueError("only a training that was saved can be kept, got save=None")
-    folder.mkdir(parents=True)
-    shutil.copyfile(job.save, folder / "network.safetensors")
-    store.write_text(folder / "tree.json", trees.to_json(job.tree) + "\n")
-    store.write_text(folder / "config.yaml", config.dump(settings))
+    part = files.aside(folder)
+    for leftover in (part, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    shutil.copyfile(job.save, part / "network.safetensors")
+    files.sync(part / "network.safetensors")
+    files.write(part / "tree.json", trees.to_json(job.tree) + "\n")
+    files.write(part / "config.yaml", config.dump(settings))
     about = {
         "image_shape": job.setting.image_shape,
         "classes": job.setting.classes,
@@ -69,11 +74,12 @@ def save(
         "validation": validation,
         "test": test,
     }
-    store.write_json(folder / "about.json", about)
+    files.write_json(part / "about.json", about)
+    files.install(part, folder)
 
 
 def load(folder: str | Path) -> Best:
-    """Loads the ``best`` folder of a run.
+    """Loads the ``best`` folder of a run, and imports the plugins of its config.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -81,6 +87,7 @@ def load(folder: str | Path) -> Best:
     """
     folder = Path(folder)
     settings = config.load(folder / "config.yaml")
+    Plugins(settings.plugins)
     tree = trees.from_json((folder / "tree.json").read_text(encoding="utf-8"))
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
