@@ -70,6 +70,9 @@ class Channels:
     def outputs(self, tensor: Tensor, dim: int = 0) -> Tensor:
         """Returns a copy of `tensor` with the new channels along `dim`."""
         self._check(tensor, dim)
+        start, n = self.index[0], len(self.index)
+        if self.index == tuple(range(start, start + n)):  # a range is copied at once
+            return tensor.narrow(dim, start, n).clone(memory_format=torch.preserve_format)
         return tensor.index_select(dim, torch.tensor(self.index, device=tensor.device))
 
     def inputs(self, weight: Tensor, dim: int = 1) -> Tensor:
