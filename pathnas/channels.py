@@ -70,6 +70,9 @@ class Channels:
     def outputs(self, tensor: Tensor, dim: int = 0) -> Tensor:
         """Returns a copy of `tensor` with the new channels along `dim`."""
         self._check(tensor, dim)
+        start, n = self.index[0], len(self.index)
+        if self.index == tuple(range(start, start + n)):  # a range is copied at once
+            return tensor.narrow(dim, start, n).clone(memory_format=torch.preserve_format)
         return tensor.index_select(dim, torch.tensor(self.index, device=tensor.device))
 
     def inputs(self, weight: Tensor, dim: int = 1) -> Tensor:
@@ -77,9 +80,12 @@ class Channels:
 
         Divided by the number of copies of each channel.
         """
+        found = self.outputs(weight, dim)
+        if len(set(self.index)) == len(self.index):
+            return found
         shape = [1] * weight.dim()
         shape[dim] = -1
-        return self.outputs(weight, dim) / self.copies(weight).view(shape)
+        return found.div_(self.copies(weight).view(shape))
 
     def copies(self, like: Tensor) -> Tensor:
         """Returns for each new channel how many hold the same old one, `[new width]`."""
@@ -146,6 +152,8 @@ def rewire(module: nn.Module, outputs: Channels | None, inputs: Channels | None)
 
 
 def _both(weight: Tensor, outputs: Channels | None, inputs: Channels | None) -> Tensor:
+    if outputs is None and inputs is None:
+        return weight.clone(memory_format=torch.preserve_format)
     if outputs is not None:
         weight = outputs.outputs(weight, 0)
     return weight if inputs is None else inputs.inputs(weight, 1)
@@ -204,7 +212,6 @@ def _replace(module: nn.Module, name: str, new: Tensor) -> None:
     last = torch.channels_last
     if old.dim() == 4 and not old.is_contiguous() and old.is_contiguous(memory_format=last):
         new = new.contiguous(memory_format=last)
-    new = new.clone(memory_format=torch.preserve_format)
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
     setattr(module, name, new)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from pathnas import deepening, flow_rules
 from pathnas.channels import CONVS, TRANSPOSED, Channels, rewire, wider
+from pathnas.clones import clone
 from pathnas.flow import Flow, Layout
 from pathnas.graphs import Example
 from pathnas.transforms import EXACT, Birth
@@ -63,7 +63,7 @@ class Widen:
         """
         if example is None:
             raise ValueError(f"expected example inputs to follow the channels, got none for {self}")
-        grown = deepcopy(network)
+        grown = clone(network)
         deepening.layer_at(grown, self.layer)
         flow = flow_rules.follow(grown, example)
         if self.layer not in flow.outputs:
@@ -155,7 +155,7 @@ class Deepen:
         Raises:
             ValueError: if there is no such layer, or nothing can be inserted after it.
         """
-        grown = deepcopy(network)
+        grown = clone(network)
         place = deepening.find(grown, self.layer, example)
         if self.activation and place.ends and place.activation is None:
             raise ValueError(
@@ -198,7 +198,7 @@ def grow(
     Raises:
         ValueError: if one does not fit; the network stays as it was.
     """
-    grown = network if done else deepcopy(network)
+    grown = network if done else clone(network)
     for transform in done:
         grown = transform.grow(grown, birth, example=example)
     return grown

@@ -378,20 +378,18 @@ def undo_norm(norm: BatchNorm, moments: Moments | None) -> None:
 def select_channels(module: nn.Module, outputs: Range | None, inputs: Range | None) -> None:
     """Reduces a convolution or batch norm to ranges of its channels, in place; None keeps all.
 
-    Its parameters are new in any case. For a grouped convolution `inputs` and `outputs` must cover
+    Its tensors are new ones after it. For a grouped convolution `inputs` and `outputs` must cover
     the same groups.
     """
+    reads = None
     if isinstance(module, nn.BatchNorm2d):
         width = module.num_features
-        rewire(module, Channels.selected(*(outputs or (0, width)), width), None)
-        return
-    if not isinstance(module, nn.Conv2d):
+    elif isinstance(module, nn.Conv2d):
+        width = module.out_channels
+        reads = Channels.selected(*inputs, module.in_channels) if inputs else None
+    else:
         raise ValueError(f"expected a convolution or a batch norm, got {type(module).__name__}")
-    rewire(
-        module,
-        Channels.selected(*(outputs or (0, module.out_channels)), module.out_channels),
-        Channels.selected(*inputs, module.in_channels) if inputs else None,
-    )
+    rewire(module, Channels.selected(*(outputs or (0, width)), width), reads)
 
 
 Build = Callable[[int, int, CellSpec], Primitive]

@@ -17,7 +17,7 @@ FLOORS = [
     {"files"},
     {
         *("tree", "data", "yaml_reader", "executors", "probing", "tracing", "database"),
-        *("drop_path", "scheduled", "clones", "channels", "plugins"),
+        *("drop_path", "scheduled", "clones", "plugins", "channels"),
     },
     {"config_faults", "config_networks", "treecells"},
     {"config", "datasets", "ops", "flow"},
