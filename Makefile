@@ -18,6 +18,7 @@ test-slow: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.rollout
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.executors
 
 clean:
 	rm -rf .venv build *.egg-info
