@@ -29,7 +29,8 @@ class Task:
         function, argument: Pickles.
         preload: Names of modules.
         memory: See :func:`pathnas.executors.worker.memory_limit`.
-        home: The coordinator's node and working folder; None if there is no other node.
+        folder: The coordinator's working folder.
+        home: The coordinator's node; None if there is no other.
         files: With a reference to the content of each.
         outputs: Absolute paths.
     """
@@ -38,7 +39,8 @@ class Task:
     argument: bytes
     preload: tuple[str, ...]
     memory: int | None
-    home: tuple[str, str] | None
+    folder: str
+    home: str | None
     files: tuple[tuple[File, Any], ...]
     outputs: tuple[str, ...]
 
@@ -121,7 +123,7 @@ class _Tasks:
         self._remote = self._ray.remote(**options)(_task)
         self._home = None
         if address is not None:
-            self._home = self._ray.get_runtime_context().get_node_id(), os.getcwd()
+            self._home = self._ray.get_runtime_context().get_node_id()
         self._shipped: dict[tuple[str, int, int], tuple[File, Any]] = {}
         self._closed = False
 
@@ -141,6 +143,7 @@ class _Tasks:
                 pickle.dumps(argument),
                 self._preload,
                 self._memory,
+                os.getcwd(),
                 self._home,
                 tuple(self._ship(path) for path in shipping.expand(read)),
                 tuple(os.path.abspath(path) for path in written),
@@ -219,20 +222,20 @@ class _Attempt:
         return 0.0 if self.begun is None else time.monotonic() - self.begun
 
     def end(self) -> None:
-        if self.stream is not None:
-            stream, self.stream = self.stream, None
-            self._ray.cancel(stream, force=True)  # which does nothing to a task that has ended
+        stream, self.stream = self.stream, None
+        if stream is not None and self.result is None:
+            self._ray.cancel(stream, force=True)
 
 
 def _task(task: Task) -> Iterator[Any]:
     """The life of a task: it runs in a process that has run nothing before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    away = task.home is not None and _node() != task.home[0]
-    brought = attempt(_bring, task) if away else None
+    away = task.home is not None and _node() != task.home
+    ready = attempt(_prepare, task, away)
     loaded = worker.load(task.function, task.argument, preload=task.preload)
     yield None
-    if brought is not None and brought.failure is not None:
-        loaded = refused("the files cannot be brought", brought)
+    if ready.failure is not None:
+        loaded = refused("the node cannot be prepared", ready)
     result = _run(loaded, task.memory)
     taken = attempt(_take, task.outputs) if away and result.failure is None else None
     if taken is not None and taken.failure is not None:
@@ -253,13 +256,14 @@ def _node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _bring(task: Task) -> None:
+def _prepare(task: Task, away: bool) -> None:
     """Makes this node look like the coordinator's, as far as the job is concerned."""
     import ray
 
-    assert task.home is not None
-    os.makedirs(task.home[1], exist_ok=True)
-    os.chdir(task.home[1])
+    os.makedirs(task.folder, exist_ok=True)
+    os.chdir(task.folder)
+    if not away:
+        return
     for file, reference in task.files:
         shipping.place(file, partial(ray.get, reference))
     for path in task.outputs:

@@ -103,8 +103,9 @@ def memory_limit(mebibytes: int | None) -> Iterator[None]:
     """Limits what this process may allocate in a block, beyond what it has at its start.
 
     The limit is that on private writable memory (RLIMIT_DATA), which counts what is asked for, not
-    what is touched. Memory of a GPU and mapped files do not count. An allocation beyond it fails
-    with MemoryError in Python and with RuntimeError in torch.
+    what is touched. Files that are mapped copy-on-write, as prepared images are, count; memory of a
+    GPU does not. An allocation beyond it fails with MemoryError in Python and with RuntimeError in
+    torch.
 
     Args:
         mebibytes: The budget; None for no limit.
