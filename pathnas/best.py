@@ -60,6 +60,13 @@ def save(
         raise ValueError("only a training that was saved can be kept, got save=None")
     folder.mkdir(parents=True)
     shutil.copyfile(job.save, folder / "network.safetensors")
+    describe(folder, job, settings=settings, validation=validation, test=test)
+
+
+def describe(
+    folder: Path, job: Training, *, settings: config.Config, validation: float, test: float
+) -> None:
+    """Writes all of a network's folder but its weights; as :func:`save`."""
     store.write_text(folder / "tree.json", trees.to_json(job.tree) + "\n")
     store.write_text(folder / "config.yaml", config.dump(settings))
     about = {

@@ -18,13 +18,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
 from pathnas import config_faults, yaml_reader
-from pathnas.yaml_reader import YamlError, dotted, hint, shorten, shown
+from pathnas.config_faults import ConfigError as ConfigError
+from pathnas.yaml_reader import hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
 """The names that `Data.name` knows, beside ``package.module:function``."""
@@ -365,18 +365,6 @@ class Config(_Model):
     """where the trials run"""
 
 
-class ConfigError(ValueError):
-    """A config that cannot be used.
-
-    Attributes:
-        faults: all that is wrong, a line each, beginning with its place.
-    """
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = list(faults)
-        super().__init__("\n".join(self.faults))
-
-
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads the config of a run.
 
@@ -389,33 +377,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             which the file cannot be read at all.
     """
     path = Path(path)
-    try:
-        document = yaml_reader.read(path)
-        if not isinstance(document.value, dict):
-            message = f"expected a mapping of {', '.join(Config.model_fields)}"
-            raise YamlError(f"{message}; got {shown(document.value)}", 1)
-    except YamlError as error:
-        raise ConfigError([f"{_at(path, error.line)}: {error}"]) from error
+    document = config_faults.read(path, Config)
     for text in overrides:
         document.override(text)
-    faults = document.faults
-    try:
-        config = Config.model_validate(document.value)
-    except ValidationError as error:
-        for key_path, message in config_faults.faults(error, Config):
-            faults.append((document.place(key_path), f"{dotted(key_path)}: {message}"))
-    if faults:
-        faults.sort(key=lambda fault: fault[0] if isinstance(fault[0], int) else float("inf"))
-        raise ConfigError([f"{_at(path, place)}: {message}" for place, message in faults])
-    return config
+    return config_faults.checked(document, Config, path)
 
 
-def dump(config: Config) -> str:
+def dump(config: BaseModel) -> str:
     """YAML text of all settings, defaults included, which loads to an equal config."""
     return yaml_reader.dump(config.model_dump())
-
-
-def _at(path: Path, place: yaml_reader.Place | None) -> str:
-    if isinstance(place, str):
-        return place
-    return str(path) if place is None else f"{path}:{place}"

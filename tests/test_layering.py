@@ -12,20 +12,22 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"tree", "data", "yaml_reader", "executors", "probing"},
+    {"tree", "data", "yaml_reader", "executors", "probing"}
+    | {"checkpoints", "interrupts", "parallel", "weight_average"},
     {"config_faults"},
     {"config", "datasets", "ops"},
-    {"cell"},
-    {"transforms", "drawing"},
+    {"cell", "recipes"},
+    {"transforms", "drawing", "train_settings"},
     {"decisions", "outcomes"},
     {"networks", "surrogate", "training"},
     {"evaluators", "envs", "controllers"},
     {"search"},
     {"store", "board", "console", "plan"},
-    {"best", "jobs"},
-    {"finals"},
-    {"experiment"},
-    {"run"},
+    {"best", "jobs", "train_folder"},
+    {"finals", "train_job"},
+    {"experiment", "trainer"},
+    {"run", "full_training"},
+    {"train"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(
@@ -76,7 +78,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_package_or_the_command_loads_no_torch() -> None:
-    assert "torch" not in loaded_by("import pathnas, pathnas.run, pathnas.tree")
+    assert "torch" not in loaded_by("import pathnas, pathnas.run, pathnas.train, pathnas.tree")
 
 
 def test_a_worker_imports_nothing_that_it_does_not_need() -> None:
