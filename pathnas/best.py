@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pathnas import config, evaluators, networks, store
+from pathnas import config, evaluators, files, networks
 from pathnas import tree as trees
 from pathnas.data import Normalization
 from pathnas.evaluators import Training
@@ -50,7 +50,7 @@ def save(
     """Writes the folder of a trained network.
 
     Args:
-        folder: to be made.
+        folder: to be made; what stands there is replaced.
         job: the training; its weights are copied from where it saved them.
         settings: of the run.
         validation: accuracy to record.
@@ -58,17 +58,22 @@ def save(
     """
     if job.save is None:
         raise ValueError("only a training that was saved can be kept, got save=None")
-    folder.mkdir(parents=True)
-    shutil.copyfile(job.save, folder / "network.safetensors")
-    describe(folder, job, settings=settings, validation=validation, test=test)
+    part = files.aside(folder)
+    for leftover in (part, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    shutil.copyfile(job.save, part / "network.safetensors")
+    files.sync(part / "network.safetensors")
+    describe(part, job, settings=settings, validation=validation, test=test)
+    files.install(part, folder)
 
 
 def describe(
     folder: Path, job: Training, *, settings: config.Config, validation: float, test: float
 ) -> None:
     """Writes all of a network's folder but its weights; as :func:`save`."""
-    store.write_text(folder / "tree.json", trees.to_json(job.tree) + "\n")
-    store.write_text(folder / "config.yaml", config.dump(settings))
+    files.write(folder / "tree.json", trees.to_json(job.tree) + "\n")
+    files.write(folder / "config.yaml", config.dump(settings))
     about = {
         "image_shape": job.setting.image_shape,
         "classes": job.setting.classes,
@@ -76,7 +81,7 @@ def describe(
         "validation": validation,
         "test": test,
     }
-    store.write_json(folder / "about.json", about)
+    files.write_json(folder / "about.json", about)
 
 
 def load(folder: str | Path) -> Best:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from pathnas import files
 
 KEPT = 2
 """Newest checkpoints that are kept: if one is damaged, there is the one before."""
@@ -28,21 +29,6 @@ class Damaged(ValueError):
     """A checkpoint that is not what was written."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, even if the power fails."""
-    aside = path.with_name(f".{path.name}.part")
-    with open(aside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
     """Writes the checkpoint of an epoch and removes all but the newest.
 
@@ -51,13 +37,12 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
         epoch: that has ended.
         state: dicts, lists, tuples, numbers, strings and tensors.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
     header = f"pathnas checkpoint {_VERSION} {hashlib.sha256(content).hexdigest()}\n"
     path = folder / f"epoch-{epoch:05d}.pt"
-    write_bytes(path, header.encode() + content)
+    files.write(path, header.encode() + content)
     for _, old in _all(folder)[KEPT:]:
         old.unlink()
     return path

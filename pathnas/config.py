@@ -18,13 +18,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
 from pathnas import config_faults, yaml_reader
 from pathnas.config_faults import ConfigError as ConfigError
-from pathnas.yaml_reader import hint, shorten, shown
+from pathnas.yaml_reader import dotted, hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
 """The names that `Data.name` knows, beside ``package.module:function``."""
@@ -82,6 +83,7 @@ Device: TypeAlias = Annotated[
     str,
     _matching(r"auto|cpu|mps|cuda|cuda:[0-9]{1,3}", "must be auto, cpu, mps, cuda or cuda:N"),
 ]
+Hours: TypeAlias = Annotated[float, Field(gt=0, le=10**6)]
 Option: TypeAlias = Annotated[str | int | float | bool, BeforeValidator(_plain)]
 
 
@@ -281,6 +283,12 @@ class Search(_Model):
     """budget: distinct trees trained"""
     episodes: Annotated[int, Field(ge=1, le=4096)] = 10
     """episodes an update"""
+    hours: Hours | None = None
+    """budget: hours of wall-clock time; null: no limit"""
+    trial_hours: Hours | None = None
+    """budget: hours of all trials together, in their workers; null: no limit"""
+    asynchronous: bool = False
+    """learn from each trial when it ends, instead of waiting for a whole batch; not reproducible"""
     patience: Count = 20
     """updates without a new tree that end the search"""
     control: bool = True
@@ -378,6 +386,36 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     document = config_faults.read(path, Config)
+    return _validated(document, path, overrides)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """Returns the config with some values replaced.
+
+    Args:
+        config: to begin with.
+        overrides: ``a.b.c=value``, applied in order.
+
+    Raises:
+        ConfigError: with all faults of the overrides at once.
+    """
+    return _validated(yaml_reader.parse(dump(config)), Path(config.name), overrides)
+
+
+def restore(values: Any) -> Config:
+    """Returns the config whose ``model_dump`` was kept as JSON.
+
+    Raises:
+        ConfigError: if the values are none.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        faults = config_faults.faults(error, Config)
+        raise ConfigError([f"{dotted(path)}: {message}" for path, message in faults]) from error
+
+
+def _validated(document: yaml_reader.Document, path: Path, overrides: Sequence[str]) -> Config:
     for text in overrides:
         document.override(text)
     return config_faults.checked(document, Config, path)

@@ -7,6 +7,7 @@ worker process imports it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -21,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from pathnas import files
 
 MEASURED_FILES = 1000
 """The normalization of a set on disk is measured on so many of its images."""
@@ -274,7 +277,7 @@ def save(source: Source, folder: str | os.PathLike[str]) -> None:
     aside.mkdir(parents=True)
     try:
         _write(source, aside)
-        aside.rename(folder)
+        files.install(aside, folder)
     except BaseException:
         shutil.rmtree(aside)
         raise
@@ -293,6 +296,31 @@ def _write(source: Source, folder: Path) -> None:
             np.save(stream, tensor.numpy(), allow_pickle=False)
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def digest(source: Source) -> str:
+    """Returns the SHA-256 of a set's content, in hexadecimal digits.
+
+    Of a set on disk: of the names of its files below their root, and their labels.
+    """
+    if isinstance(source, Files):
+        content = json.dumps([source.paths, source.labels, source.size])
+        return hashlib.sha256(content.encode()).hexdigest()
+    found = hashlib.sha256(str(list(source.pixels.shape)).encode())
+    for tensor in (source.pixels.permute(0, 2, 3, 1).contiguous(), source.labels):
+        found.update(tensor.numpy().data)
+    return found.hexdigest()
+
+
+def is_saved(source: Source, folder: str | os.PathLike[str]) -> bool:
+    """Tells whether a folder holds exactly this set, undamaged."""
+    try:
+        found = open_source(folder)
+    except (OSError, ValueError):
+        return False
+    if isinstance(source, Files) or isinstance(found, Files):
+        return source == found
+    return digest(found) == digest(source)
 
 
 def open_source(folder: str | os.PathLike[str]) -> Source:

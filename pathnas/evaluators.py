@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pathnas import cell, data, networks, training
+from pathnas import cell, data, files, networks, training
 from pathnas.config import Recipe
 from pathnas.data import Normalization
 from pathnas.decisions import Limits
@@ -145,6 +145,13 @@ def moments_file(weights: Path) -> Path:
     return weights.with_suffix(".moments.safetensors")
 
 
+def outputs(job: Training | Scoring) -> list[Path]:
+    """Returns the files that a job writes."""
+    if isinstance(job, Scoring) or job.save is None:
+        return []
+    return [job.save, moments_file(job.save)]
+
+
 def build(job: Training) -> nn.Module:
     """Returns the network at the start of a training, on the CPU: built, inherited and grown.
 
@@ -247,9 +254,9 @@ def save_weights(network: nn.Module, path: Path) -> None:
         (moments_file(path), cell.moments(network)),
         (path, network.state_dict()),
     ):
-        aside = target.with_name(f".{target.name}.part")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside)
-        aside.replace(target)
+        part = files.aside(target)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part)
+        files.install(part, target)
 
 
 @dataclass(frozen=True)

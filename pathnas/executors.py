@@ -20,8 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from multiprocessing import connection, forkserver, resource_tracker
@@ -78,7 +77,7 @@ class Executor(Protocol):
     def run(
         self,
         function: Callable[[A], Any],
-        arguments: Sequence[A],
+        arguments: Iterable[A],
         *,
         deadline: float | None = None,
     ) -> Results:
@@ -89,7 +88,8 @@ class Executor(Protocol):
 
         Args:
             function: A module-level function, which workers import by its name.
-            arguments: One for each job; jobs start in this order.
+            arguments: One for each job; jobs start in this order. Each is taken when a worker is
+                free.
             deadline: Seconds after which a running job is killed; None for no limit. Deadlines
                 are watched while the caller waits in ``next``.
 
@@ -119,15 +119,15 @@ class Inline(Executor):
     def run(
         self,
         function: Callable[[A], Any],
-        arguments: Sequence[A],
+        arguments: Iterable[A],
         *,
         deadline: float | None = None,
     ) -> Results:
         """See `Executor.run`; the deadline is checked but not enforced."""
         _check_deadline(deadline)
-        return self._iterate(function, list(arguments))
+        return self._iterate(function, arguments)
 
-    def _iterate(self, function: Callable[[A], Any], arguments: list[A]) -> Results:
+    def _iterate(self, function: Callable[[A], Any], arguments: Iterable[A]) -> Results:
         for index, argument in enumerate(arguments):
             with _one_thread():
                 result = _attempt(function, argument)
@@ -170,7 +170,7 @@ class Processes(Executor):
     def run(
         self,
         function: Callable[[A], Any],
-        arguments: Sequence[A],
+        arguments: Iterable[A],
         *,
         deadline: float | None = None,
     ) -> Results:
@@ -188,7 +188,7 @@ class Processes(Executor):
             raise ValueError(
                 f"function must be a module-level function, but got {function!r}"
             ) from error
-        return self._iterate(packed, deque(enumerate(arguments)), deadline)
+        return self._iterate(packed, enumerate(arguments), deadline)
 
     def close(self) -> None:
         """Kills what still runs; the executor cannot be used afterwards."""
@@ -197,15 +197,20 @@ class Processes(Executor):
         self._kill(list(self._jobs))
 
     def _iterate(
-        self, function: bytes, waiting: deque[tuple[int, Any]], deadline: float | None
+        self, function: bytes, waiting: Iterator[tuple[int, Any]], deadline: float | None
     ) -> Results:
         running: list[_Job] = []
         ended: list[tuple[int, Result]] = []
+        more = True
         try:
-            while waiting or running or ended:
+            while more or running or ended:
                 self._check_open()
-                while waiting and len(running) < self._count:
-                    index, argument = waiting.popleft()
+                while more and len(running) < self._count:
+                    item = next(waiting, None)
+                    if item is None:
+                        more = False
+                        break
+                    index, argument = item
                     refusal = self._start(running, index, function, argument)
                     if refusal is not None:
                         ended.append((index, refusal))

@@ -139,11 +139,12 @@ def test_once(jobs: Jobs, picks: Mapping[str, Finished]) -> dict[str, float]:
         JobFailed: if a test fails.
     """
     sound = {name: one for name, one in picks.items() if one.trained is not None}
-    results = jobs.all(evaluators.score, [Scoring(one.job) for one in sound.values()], "test")
+    scorings = {f"test of {name}": Scoring(one.job) for name, one in sound.items()}
+    results = jobs.all(evaluators.score, scorings, "test")
     scores = {}
-    for name, result in zip(sound, results, strict=True):
+    for name, (title, result) in zip(sound, results.items(), strict=True):
         if result.failure is not None:
-            raise JobFailed(f"test of {name}", result.failure)
+            raise JobFailed(title, result.failure)
         scores[name] = float(result.value or 0)
     return scores
 

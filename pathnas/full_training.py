@@ -12,11 +12,12 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 import pathnas
-from pathnas import best, checkpoints, data, evaluators, networks, store, training
+from pathnas import best, evaluators, files, networks, training
 from pathnas import tree as trees
 from pathnas.console import Console
 from pathnas.data import Source
 from pathnas.interrupts import Interrupts
+from pathnas.plan import Plan
 from pathnas.train_job import Job, evaluation_batches
 from pathnas.train_settings import config_of
 from pathnas.trainer import Trainer
@@ -67,9 +68,8 @@ def run(
 
 def _test(job: Job, network: nn.Module, test: Source | None) -> float:
     """Returns the test accuracy; the test set is handed to the other processes only here."""
-    folder = job.folder.data / "test"
-    if test is not None and not folder.exists():
-        data.save(test, folder)
+    if test is not None:
+        Plan.prepare_set(test, job.folder.data / "test")
     job.group.told(0)
     batches = evaluation_batches(job, job.setting(), "test")
     return training.accuracy(network, batches, job.group.total)
@@ -104,7 +104,7 @@ def _write(job: Job, network: nn.Module, result: dict[str, Any]) -> None:
     """Writes weights and description, as a ``best`` folder, and the result last."""
     folder, settings = job.folder, job.settings
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
-    checkpoints.write_bytes(folder.weights, to_safetensors(tensors))
+    files.write(folder.weights, to_safetensors(tensors))
     described = evaluators.Training(
         job.setting(),
         settings.network.model_dump(),
@@ -120,4 +120,4 @@ def _write(job: Job, network: nn.Module, result: dict[str, Any]) -> None:
         validation=result["validation"],
         test=result["test"],
     )
-    store.write_json(folder.path / "result.json", result)
+    files.write_json(folder.path / "result.json", result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,11 +64,17 @@ class Plan:
             limits = replace(limits, macs=allowance)
         return cls(config, str(device), splits, limits, base_macs)
 
+    def digests(self) -> dict[str, str]:
+        """Returns the SHA-256 of each set of images, by name."""
+        splits = self.splits
+        named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+        return {name: data.digest(source) for name, source in named.items()}
+
     def prepare(self, folder: Path) -> Setting:
-        """Writes the training and validation images for the workers."""
+        """Writes the training and validation images for the workers, where they are not yet."""
         splits, workers = self.splits, self.config.workers
-        data.save(splits.train, folder / "train")
-        data.save(splits.validation, folder / "validation")
+        for name, source in (("train", splits.train), ("validation", splits.validation)):
+            self.prepare_set(source, folder / name)
         loaders = workers.loaders
         if loaders is None:
             loaders = max(1, (os.cpu_count() or 1) // workers.count)
@@ -79,6 +86,13 @@ class Plan:
             self.device,
             loaders,
         )
+
+    @staticmethod
+    def prepare_set(source: data.Source, folder: Path) -> None:
+        """Writes a set of images, unless it is there; what is damaged is replaced."""
+        if not data.is_saved(source, folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            data.save(source, folder)
 
     def base_training(self, setting: Setting, save: Path) -> Training:
         """Returns the training of the base network; of no epochs if its weights are given."""

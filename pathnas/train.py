@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pathnas.executors import THREADS
 from pathnas.interrupts import Interrupted, Interrupts
+from pathnas.run import EXIT_DAMAGED, EXIT_FAILED, EXIT_IN_USE, EXIT_USAGE
 
 if TYPE_CHECKING:
     from pathnas.data import Source
     from pathnas.train_job import Job
 
-EXIT_USAGE = 2
-EXIT_FAILED = 1
 _DONE = -1
 
 
@@ -77,6 +76,7 @@ def _command(options: argparse.Namespace, interrupts: Interrupts) -> int:
 def _train(job: Job, interrupts: Interrupts, *, quiet: bool) -> int:
     """Prepares in the first process, and trains in all."""
     from pathnas import full_training
+    from pathnas.checkpoints import Damaged
     from pathnas.console import Console
 
     with ExitStack() as stack:
@@ -87,6 +87,8 @@ def _train(job: Job, interrupts: Interrupts, *, quiet: bool) -> int:
         try:
             console = Console(quiet=quiet)
             found = full_training.run(job, test, console=console, interrupts=interrupts)
+        except Damaged as error:
+            return _end(error, EXIT_DAMAGED)
         except (RuntimeError, FloatingPointError, OSError, ValueError) as error:
             return _end(f"the training failed: {error}", EXIT_FAILED)
     if job.group.first:
@@ -97,6 +99,7 @@ def _train(job: Job, interrupts: Interrupts, *, quiet: bool) -> int:
 def _prepare(job: Job, stack: ExitStack) -> tuple[int, Source | None]:
     """Checks everything, then writes; returns what to end with, or 0 and the test images."""
     from pathnas import train_job
+    from pathnas.folder import FolderInUse
 
     folder = job.folder
     try:
@@ -108,6 +111,8 @@ def _prepare(job: Job, stack: ExitStack) -> tuple[int, Source | None]:
         splits = train_job.checked_splits(job)
         stack.enter_context(folder.locked())
         folder.begin(job.settings, job.tree, splits)
+    except FolderInUse as error:
+        return _end(error, EXIT_IN_USE), None
     except (ValueError, FileNotFoundError, ImportError) as error:
         return _end(error, EXIT_USAGE), None
     except OSError as error:

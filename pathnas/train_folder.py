@@ -7,7 +7,6 @@ It is a folder as a run's ``best`` (:mod:`pathnas.best`) with ``settings.yaml``,
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from pathnas import config as configs
-from pathnas import config_faults, data, store, train_settings
+from pathnas import config_faults, files, train_settings
 from pathnas import tree as trees
 from pathnas.data import Normalization, Splits
 from pathnas.evaluators import Setting
+from pathnas.folder import LOCK, FolderInUse
+from pathnas.plan import Plan
 from pathnas.train_settings import Settings
 from pathnas.tree import Node
 
@@ -43,16 +46,19 @@ class TrainFolder:
         """Keeps the folder, which is made if absent, from other processes.
 
         Raises:
-            ValueError: if another process trains in it.
+            FolderInUse: if another process trains in it.
             OSError: if it cannot be made or written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(f"{self.path}: another process trains in this folder") from error
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise FolderInUse(f"{self.path} is in use by another training") from None
+        try:
             yield
+        finally:
+            lock.release()
 
     def check(self, settings: Settings, tree: Node) -> None:
         """Checks that the folder is new, empty, or of the same training.
@@ -86,19 +92,18 @@ class TrainFolder:
         return sorted(self.path.iterdir()) if self.path.is_dir() else []
 
     def begin(self, settings: Settings, tree: Node, splits: Splits) -> None:
-        """Writes what the training processes read; what is there stays, but for the settings."""
+        """Writes what the training processes read; sound images that are there stay."""
         # The settings before the images: images are never taken for those of other settings.
-        store.write_text(self.path / "tree.json", trees.to_json(tree) + "\n")
-        store.write_text(self.path / "settings.yaml", configs.dump(settings))
+        files.write(self.path / "tree.json", trees.to_json(tree) + "\n")
+        files.write(self.path / "settings.yaml", configs.dump(settings))
         for name, source in (("train", splits.train), ("validation", splits.validation)):
-            if not (self.data / name).exists():
-                data.save(source, self.data / name)
+            Plan.prepare_set(source, self.data / name)
         about = {
             "normalization": asdict(splits.normalization),
             "image_shape": splits.image_shape,
             "classes": splits.classes,
         }
-        store.write_json(self.data / "about.json", about)
+        files.write_json(self.data / "about.json", about)
 
     def setting(self, device: str, loaders: int) -> Setting:
         """Returns what :meth:`begin` wrote, for a process of the training."""
@@ -121,4 +126,4 @@ class TrainFolder:
     def write_epochs(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes all epochs so far."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        store.write_text(self.path / "epochs.jsonl", text)
+        files.write(self.path / "epochs.jsonl", text)

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"tree", "data", "yaml_reader", "executors", "probing"}
+    {"files"},
+    {"tree", "data", "yaml_reader", "executors", "probing", "database"}
     | {"checkpoints", "interrupts", "parallel", "weight_average"},
     {"config_faults"},
     {"config", "datasets", "ops"},
@@ -22,11 +23,14 @@ FLOORS = [
     {"networks", "surrogate", "training"},
     {"evaluators", "envs", "controllers"},
     {"search"},
-    {"store", "board", "console", "plan"},
-    {"best", "jobs", "train_folder"},
-    {"finals", "train_job"},
-    {"experiment", "trainer"},
-    {"run", "full_training"},
+    {"asynchronous", "ledger", "board", "console", "plan"},
+    {"clock"},
+    {"store"},
+    {"best", "folder", "jobs", "results", "trials"},
+    {"finals", "train_folder"},
+    {"experiment", "train_job"},
+    {"run", "trainer"},
+    {"full_training"},
     {"train"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -225,9 +225,19 @@ def test_a_folder_in_use_is_refused(files: Path, capsys: pytest.CaptureFixture[s
     from pathnas.train_folder import TrainFolder
 
     with TrainFolder(files / "out").locked():
-        assert command(files, "out") == train.EXIT_USAGE
-    assert "another process" in capsys.readouterr().err
+        assert command(files, "out") == train.EXIT_IN_USE
+    assert "in use" in capsys.readouterr().err
     assert command(files, "out") == 0
+
+
+def test_if_no_checkpoint_is_good_nothing_begins_anew(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(files, "out") == 0
+    forget(files / "out", damage=True)
+    (files / "out" / "checkpoints" / "epoch-00002.pt").write_bytes(b"")
+    assert command(files, "out") == train.EXIT_DAMAGED
+    assert "got 2 damaged" in capsys.readouterr().err
 
 
 def test_a_training_that_diverges_says_so(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
