@@ -18,6 +18,7 @@ test-slow: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.rollout
+	$(BIN)/python -m benchmarks.growth
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -18,6 +18,7 @@ from pathnas import config, evaluators, files, networks
 from pathnas import tree as trees
 from pathnas.data import Normalization
 from pathnas.evaluators import Training
+from pathnas.plugins import Plugins
 from pathnas.tree import Node
 
 
@@ -85,7 +86,7 @@ def describe(
 
 
 def load(folder: str | Path) -> Best:
-    """Loads the ``best`` folder of a run.
+    """Loads the ``best`` folder of a run, and imports the plugins of its config.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -93,6 +94,7 @@ def load(folder: str | Path) -> Best:
     """
     folder = Path(folder)
     settings = config.load(folder / "config.yaml")
+    Plugins(settings.plugins)
     tree = trees.from_json((folder / "tree.json").read_text(encoding="utf-8"))
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))

@@ -16,7 +16,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -25,6 +24,8 @@ from pydantic import (
 
 from pathnas import config_faults, yaml_reader
 from pathnas.config_faults import ConfigError as ConfigError
+from pathnas.config_networks import Model as _Model
+from pathnas.config_networks import Network, Width, to_tuple
 from pathnas.yaml_reader import dotted, hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
@@ -40,11 +41,15 @@ def _matching(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _to_tuple(value: Any) -> Any:
-    """YAML has lists where the models have tuples, which cannot change."""
-    items = tuple(value) if isinstance(value, list) else value
-    if isinstance(items, tuple) and not 1 <= len(items) <= 64:
-        raise ValueError(f"must have 1 to 64 items, got {len(items)}")
+def _names(value: Any) -> Any:
+    """As `to_tuple`, but none is allowed, and no name twice."""
+    if value in ([], ()):
+        return ()
+    items = to_tuple(value)
+    if isinstance(items, tuple):
+        twice = [name for place, name in enumerate(items) if name in items[:place]]
+        if twice:
+            raise ValueError(f"must be distinct, got {shown(twice[0])} twice")
     return items
 
 
@@ -60,7 +65,6 @@ def _plain(value: Any) -> Any:
 
 
 Pixels: TypeAlias = Annotated[int, Field(ge=0, le=64)]
-Width: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -79,22 +83,31 @@ Name: TypeAlias = Annotated[
         "must be letters, digits, '_', '.' and '-', beginning with a letter or a digit",
     ),
 ]
+Module: TypeAlias = Annotated[
+    str,
+    Field(max_length=256),
+    _matching(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "must be a module's name, as in package.module"),
+]
+Modules: TypeAlias = Annotated[tuple[Module, ...], BeforeValidator(_names)]
 Device: TypeAlias = Annotated[
     str,
     _matching(r"auto|cpu|mps|cuda|cuda:[0-9]{1,3}", "must be auto, cpu, mps, cuda or cuda:N"),
 ]
 Hours: TypeAlias = Annotated[float, Field(gt=0, le=10**6)]
+Address: TypeAlias = Annotated[
+    str,
+    Field(max_length=256),
+    _matching(
+        r"auto|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}", "must be auto or HOST:PORT"
+    ),
+]
+Gpu: TypeAlias = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    Field(max_length=256),
+    _matching(r"[A-Za-z0-9,/-]+", "must be a GPU's number or identifier, or several with commas"),
+]
 Option: TypeAlias = Annotated[str | int | float | bool, BeforeValidator(_plain)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
 
 class Augment(_Model):
@@ -131,6 +144,10 @@ class Recipe(_Model):
     """share of the target that is spread over all classes"""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """number format of the autocast"""
+    drop_path: BelowOne = 0.0
+    """how often a branch that is added is dropped, at most"""
+    drop_path_schedule: Literal["linear", "constant"] = "linear"
+    """whether that rate rises from 0 over the training"""
     augment: Augment = Augment()
     """random changes of the training images"""
 
@@ -165,7 +182,7 @@ class Data(_Model):
     """images held out of training"""
     test: Count | None = None
     """images held out as test, for sources that have no test set of their own"""
-    options: dict[str, Option] = {}
+    options: dict[str, Option] = Field(default_factory=dict)
     """keyword arguments of the dataset's function"""
 
     @field_validator("name")
@@ -177,48 +194,6 @@ class Data(_Model):
             known = hint(name, DATASETS, "package.module:function or one of")
             raise ValueError(f"unknown dataset {shorten(repr(name))}; {known}")
         return name
-
-
-class _Stages(_Model):
-    widths: Annotated[tuple[Width, ...], BeforeValidator(_to_tuple)]
-    """channels of each stage; a 2x2 stride between stages"""
-    cells: Annotated[int, Field(ge=1, le=100)]
-    """cells a stage"""
-    stem: Width | None = None
-    """channels of the stem; null: the network's choice"""
-    groups: Annotated[int, Field(ge=1, le=64)] = 1
-    """groups of the convolutions that the cells replace"""
-
-    @field_validator("groups")
-    @classmethod
-    def _divide(cls, groups: int, info: ValidationInfo) -> int:
-        # The stem's channels enter the first grouped convolution.
-        widths = (*info.data.get("widths", ()), info.data.get("stem") or groups)
-        uneven = [width for width in widths if width % groups]
-        if uneven:
-            raise ValueError(f"must divide every width and the stem, got {groups} for {uneven[0]}")
-        return groups
-
-
-class Chain(_Stages):
-    """A chain of cells."""
-
-    name: Literal["chain"] = "chain"
-    """kind of network"""
-    activation: Literal["pre", "post"] = "post"
-    """whether batch norm and ReLU come before or after a convolution"""
-
-
-class Residual(_Stages):
-    """Cells with shortcuts around them."""
-
-    name: Literal["residual"] = "residual"
-    """kind of network"""
-    activation: Literal["pre", "post"] = "pre"
-    """whether batch norm and ReLU come before or after a convolution"""
-
-
-Network: TypeAlias = Chain | Residual
 
 
 class Base(_Model):
@@ -296,7 +271,7 @@ class Search(_Model):
     depth: Annotated[int, Field(ge=1, le=8)] = 3
     """most edges on a path of the tree"""
     ops: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(_to_tuple)
+        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(to_tuple)
     ] = (
         *("sep_conv3x3", "sep_conv5x5", "sep_conv7x7", "conv1x1", "identity"),
         *("max_pool3x3", "avg_pool3x3"),
@@ -340,14 +315,26 @@ class Final(_Model):
 class Workers(_Model):
     """Where the trials run."""
 
-    kind: Literal["inline", "processes"] = "processes"
-    """in this process, or each in a process of its own"""
+    kind: Literal["inline", "processes", "ray"] = "processes"
+    """in this process, each in a process of its own, or on a Ray cluster"""
     count: Annotated[int, Field(ge=1, le=1024)] = 2
     """trials at a time"""
     loaders: Annotated[int, Field(ge=0, le=256)] | None = None
     """processes that decode image files for a trial; null: the cores, shared out"""
     deadline: Annotated[float, Field(gt=0, le=10**7)] = 3600.0
     """seconds a trial may take"""
+    memory: Annotated[int, Field(ge=1, le=10**7)] | None = None
+    """MiB of main memory that a job may allocate; null: no limit"""
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    """how often a job is run again whose process was lost"""
+    devices: Annotated[tuple[Gpu, ...], BeforeValidator(to_tuple)] | None = None
+    """processes: GPUs by round robin, as CUDA_VISIBLE_DEVICES names them; null: all for each"""
+    address: Address | None = None
+    """ray: address of a cluster, or auto; null: a cluster of this machine alone"""
+    cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0
+    """ray: CPUs counted for a job, which computes on one thread"""
+    gpus: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    """ray: GPUs for a job, which may be a fraction"""
 
 
 class Config(_Model):
@@ -361,6 +348,8 @@ class Config(_Model):
     """folder of the runs"""
     device: Device = "auto"
     """auto, cpu, mps, cuda or cuda:N"""
+    plugins: Modules = ()
+    """modules of your own to import, which register operations for search.ops"""
     data: Data
     """the images, and how they are split"""
     base: Base

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pathnas import cell, data, files, networks, training
+from pathnas import cell, data, files, networks, plugins, training
 from pathnas.config import Recipe
 from pathnas.data import Normalization
 from pathnas.decisions import Limits
 from pathnas.ops import Birth as BirthMode
 from pathnas.outcomes import Candidate, Outcome
+from pathnas.plugins import Plugins
 from pathnas.transforms import Birth, grow, growth
 from pathnas.tree import BASE_TREE, Node
 
@@ -68,6 +71,7 @@ class Setting:
         classes: number of labels.
         device: a name that torch knows.
         loaders: processes that decode image files; images in memory need none.
+        plugins: what registers the operations of a user's own, in workers too.
     """
 
     folder: Path
@@ -76,6 +80,7 @@ class Setting:
     classes: int
     device: str = "cpu"
     loaders: int = 0
+    plugins: Plugins = plugins.NONE
 
     def source(self, name: str) -> data.Source:
         """Opens a prepared set, memory-mapped."""
@@ -143,6 +148,16 @@ class Trained:
 def moments_file(weights: Path) -> Path:
     """Returns where the moments stand beside a network's weights."""
     return weights.with_suffix(".moments.safetensors")
+
+
+def inputs(job: Training | Scoring) -> list[Path]:
+    """Returns the files that a job reads; a folder stands for all files below it."""
+    if isinstance(job, Scoring):
+        return [*inputs(job.training), *outputs(job.training)]
+    found = [job.setting.folder]
+    if job.weights is not None:
+        found += [path for path in (job.weights, moments_file(job.weights)) if path.exists()]
+    return found
 
 
 def outputs(job: Training | Scoring) -> list[Path]:
@@ -224,13 +239,24 @@ def train(job: Training) -> Trained:
         workers=setting.loaders,
     )
     hyperparameters = recipe.model_dump(include=FITTED)
-    seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
+    with _seeded(seed_of(job.seed, "training"), setting.device):  # DropPath draws globally
+        seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
     accuracy = training.accuracy(network, setting.evaluation_batches(validation))
     if job.save is not None:
         _calibrate(network, images, setting)
         save_weights(network, job.save)
     parameters = networks.parameters(network)
     return Trained(accuracy, parameters, seen, time.perf_counter() - start)
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Seeds torch's global generators for a block, and restores them after it."""
+    kind = torch.device(device).type
+    devices = [torch.device(device)] if kind == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 FITTED = set(Recipe.model_fields) - {"batch_size", "augment"}
@@ -301,7 +327,8 @@ class InheritAndTrain:
 
     Attributes:
         base: a training that inherits the base network; its tree and seed are set for each
-            candidate.
+            candidate. It stands first so that a worker has imported its plugins when it makes the
+            limits, which name operations.
         run_seed: from which each trial's seed is made.
         limits: of the network's cells, for the cost.
         base_macs: multiply-adds of the whole base network for one image.

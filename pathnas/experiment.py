@@ -60,7 +60,10 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
     shutil.rmtree(store.path / "tensorboard", ignore_errors=True)  # it is written again
     with (
         store.clock.phase("run"),
-        executors.executor(workers.kind, workers.count, PRELOAD) as executor,
+        executors.executor(
+            preload=(*PRELOAD, *config.plugins),
+            **workers.model_dump(exclude={"loaders", "deadline"}),
+        ) as executor,
         Board(store.path / "tensorboard") as board,
     ):
         board.text("env", "config", configs.dump(config))

@@ -110,7 +110,10 @@ class Jobs:
         todo = [name for name in jobs if name not in results]
         with self.console.progress(title, len(todo)):
             asked = [jobs[name] for name in todo]
-            for index, result in self.executor.run(function, asked):
+            running = self.executor.run(
+                function, asked, files=evaluators.inputs, outputs=evaluators.outputs
+            )
+            for index, result in running:
                 name = todo[index]
                 results[name] = result
                 if result.failure is None:

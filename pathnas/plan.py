@@ -15,6 +15,7 @@ from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
 from pathnas.outcomes import Reward
+from pathnas.plugins import Plugins
 from pathnas.tree import BASE_TREE
 
 
@@ -45,6 +46,7 @@ class Plan:
             FileNotFoundError: if the images are absent.
             ImportError: if a library is missing that only these images need.
         """
+        Plugins(config.plugins)
         device = evaluators.resolve_device(config.device)
         splits = datasets.load(seed=config.seed, **config.data.model_dump())
         network = {
@@ -85,6 +87,7 @@ class Plan:
             splits.classes,
             self.device,
             loaders,
+            Plugins(self.config.plugins),
         )
 
     @staticmethod

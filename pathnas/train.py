@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train a found tree in full. The same command goes on with what was begun.",
         epilog="example: python -m pathnas.train runs/digits --to trained recipe.epochs=100",
     )
-    found.add_argument("tree", help="run folder, best folder, or a tree's JSON file")
+    found.add_argument("tree", help="run folder, best folder, a tree's JSON file or name")
     found.add_argument(
         "overrides", nargs="*", metavar="key=value", help="override of a setting, dotted"
     )
@@ -59,12 +59,14 @@ def _command(options: argparse.Namespace, interrupts: Interrupts) -> int:
     import torch
 
     from pathnas import evaluators, parallel, train_job, train_settings
+    from pathnas.plugins import Plugins
     from pathnas.train_folder import TrainFolder
 
     torch.set_num_threads(1)
     try:
         found = train_settings.tree_of(options.tree)
         settings = train_settings.load(found, options.recipe, options.config, options.overrides)
+        Plugins(settings.plugins)
         device = parallel.own_device(evaluators.resolve_device(settings.device))
     except (ValueError, OSError) as error:
         return _end(error, EXIT_USAGE)

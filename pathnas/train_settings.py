@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from pathnas import config as configs
 from pathnas import config_faults
 from pathnas import tree as trees
-from pathnas.config import BelowOne, Count, Data, Device, Network, Recipe
+from pathnas.config import BelowOne, Count, Data, Device, Modules, Recipe
+from pathnas.config_networks import Model, Network
 from pathnas.recipes import RECIPES
 from pathnas.tree import Node
+from pathnas.treecells import TREES
 from pathnas.yaml_reader import Document, dotted, hint
 
 FREE = {"device", "loaders", "checkpoint_epochs"}
@@ -27,11 +29,11 @@ FREE = {"device", "loaders", "checkpoint_epochs"}
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
-class Settings(BaseModel):
+class Settings(Model):
     """All settings of a full training."""
 
-    model_config = configs.Config.model_config
-
+    plugins: Modules = ()
+    """modules of your own to import, which register the operations of the tree"""
     data: Data
     """the images, and how they are split"""
     network: Annotated[Network, Field(discriminator="name")]
@@ -75,7 +77,8 @@ def tree_of(argument: str) -> Found:
     """Returns the tree that an argument names.
 
     Args:
-        argument: a run folder, the ``best`` folder of one, or a JSON file of a tree.
+        argument: a run folder, the ``best`` folder of one, a JSON file of a tree, or a name of
+            :data:`pathnas.treecells.TREES`.
 
     Raises:
         ValueError: if it is none of these, or the file is damaged.
@@ -87,8 +90,11 @@ def tree_of(argument: str) -> Found:
         if (folder / "tree.json").is_file():
             config = folder / "config.yaml"
             return Found(_tree(folder / "tree.json"), configs.load(config), config)
+    if argument in TREES:
+        return Found(TREES[argument])
     raise ValueError(
-        f"{argument}: expected a tree's JSON file, a finished run's folder or a best folder, "
+        f"{argument}: expected a tree's JSON file, a finished run's folder, a best folder "
+        f"or one of {', '.join(TREES)}, "
         f"got {'a folder without tree.json' if path.is_dir() else 'nothing of that name'}"
     )
 
@@ -135,6 +141,7 @@ def load(
 
 def _of_run(config: configs.Config) -> dict[str, Any]:
     return {
+        "plugins": config.plugins,
         "data": config.data.model_dump(),
         "network": config.base.network.model_dump(),
         "recipe": config.final.training.model_dump(),
@@ -183,6 +190,7 @@ def config_of(settings: Settings) -> configs.Config:
         name="trained",
         seed=settings.split_seed,
         device=settings.device,
+        plugins=settings.plugins,
         data=settings.data,
         base=configs.Base(network=settings.network, training=settings.recipe),
         final=configs.Final(training=settings.recipe),

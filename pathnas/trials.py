@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from pathnas import evaluators
 from pathnas.console import Console
 from pathnas.evaluators import InheritAndTrain, trial_seed
 from pathnas.executors import Executor, Result
@@ -61,7 +62,11 @@ class Trials:
         answered: deque[Ended] = deque()
         sent: list[tuple[int, Candidate, int]] = []
         jobs = self._send(asked, answered, sent)
-        for index, result in self.executor.run(self.evaluator, jobs, deadline=self.deadline):
+        read = evaluators.inputs(self.evaluator.base)
+        running = self.executor.run(
+            self.evaluator, jobs, deadline=self.deadline, files=lambda candidate: read
+        )
+        for index, result in running:
             while answered:
                 yield answered.popleft()
             number, candidate, attempt = sent[index]

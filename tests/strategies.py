@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ def specs(draw: st.DrawFn) -> CellSpec:
     activation = draw(st.sampled_from(["pre", "post"]))
     bare = draw(st.booleans())
     inner = draw(st.sampled_from([g for g in (1, 2, 3, groups) if channels_out % g == 0]))
-    return CellSpec(conv, activation, bare, inner)
+    return CellSpec(conv, activation, bare, inner, residual=draw(st.booleans()))
 
 
 def _options(tree: Node) -> list[Transform]:
@@ -64,6 +66,18 @@ def growths(draw: st.DrawFn, spec: CellSpec, most: int = 8) -> list[Transform]:
         if fits(grown, spec) and same_borders(tree, grown, choice.path[:-1], spec):
             tree, done = grown, [*done, choice]
     return done
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "chain": dict(widths=(4, 8), cells=2, groups=2),
+    "residual": dict(widths=(4, 8), cells=2, groups=2),
+    "pyramidnet": dict(blocks=2, alpha=6, stages=2, stem=5, expansion=2, groups=2),
+    "densenet": dict(layers=2, growth=4, stages=2, bottleneck=2, groups=2),
+    "condensenet": dict(
+        layers=(1, 2), growth=(4, 6), cells=(0, 2), groups=2, learned_groups=2, stride=1
+    ),
+}
+"""Options of a small network of every kind."""
 
 
 def randomize(module: nn.Module, seed: int) -> None:

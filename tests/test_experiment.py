@@ -16,6 +16,7 @@ from pathnas.console import Console
 from pathnas.folder import open_run
 from pathnas.plan import Plan
 from pathnas.search import SearchError
+from tests.strategies import TINY
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "experiments" / "smoke.yaml"
@@ -125,6 +126,22 @@ def test_inline_and_another_seed(smoke: dict, tmp_path: Path) -> None:
     other = run(tmp_path, "seed=1", "search.control=false", "final.wider=false")
     assert set(other["networks"]) == {"base", "base_longer", "best"}
     assert other["networks"]["base"] != smoke["networks"]["base"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pyramidnet", "densenet", "condensenet"])
+def test_the_papers_networks_are_searched_as_any_other(name: str, tmp_path: Path) -> None:
+    summary = run(
+        tmp_path,
+        f"base.network={json.dumps({'name': name, **TINY[name]})}",
+        "workers.kind=inline",
+        "search.trials=4",
+        "final.training.drop_path=0.2",
+    )
+    assert set(summary["networks"]) == {"base", "base_longer", "best", "control", "wider_base"}
+    assert all(row["failed"] == 0 for row in summary["searches"].values())
+    found = best.load(Path(summary["folder"]) / "best")
+    assert trees.to_dict(found.tree) == summary["best_tree"]
 
 
 def test_a_saved_base_is_taken_and_the_picks_are_retrained(smoke: dict, tmp_path: Path) -> None:

@@ -13,14 +13,18 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = [
     {"files"},
-    {"tree", "data", "yaml_reader", "executors", "probing", "database"}
-    | {"checkpoints", "interrupts", "parallel", "weight_average"},
-    {"config_faults"},
+    {
+        *("tree", "data", "yaml_reader", "executors", "probing", "database", "drop_path"),
+        *("scheduled", "clones", "plugins"),
+        *("checkpoints", "interrupts", "parallel", "weight_average"),
+    },
+    {"config_faults", "config_networks", "treecells"},
     {"config", "datasets", "ops"},
     {"cell", "recipes"},
     {"transforms", "drawing", "train_settings"},
-    {"decisions", "outcomes"},
-    {"networks", "surrogate", "training"},
+    {"decisions", "outcomes", "receipts", "logs"},
+    {"networks", "surrogate", "training", "testing"},
+    {"growth"},
     {"evaluators", "envs", "controllers"},
     {"search"},
     {"asynchronous", "ledger", "board", "console", "plan"},

@@ -13,18 +13,47 @@ from tests.strategies import images
 SPEC = CellSpec(Conv(6, 6, groups=3))
 
 
-def test_the_registry_is_a_plain_dictionary_that_refuses_doubles() -> None:
-    op = Op(lambda i, o, s: Identity(), lambda i, o, s: 0, lambda i, o, s: 0)
+def free(i: int, o: int, spec: CellSpec) -> int:
+    return 0
+
+
+def test_the_registry_is_a_plain_dictionary_and_a_decorator_that_refuses_doubles() -> None:
     for taken in ("conv1x1", "base"):
         with pytest.raises(ValueError, match="exists already"):
-            ops.register(taken, op)
-    ops.register("a_users_own", op)
+            ops.register(taken, macs=free, parameters=free)
+    with pytest.raises(ValueError, match=r"must be an identifier, got 'add\(a\)'"):
+        ops.register("add(a)", macs=free, parameters=free)
+
+    @ops.register("a_users_own", macs=free, parameters=free, splits=True)
+    def build(i: int, o: int, spec: CellSpec) -> Identity:
+        return Identity()
+
     try:
-        assert ops.get("a_users_own") is op
+        assert ops.get("a_users_own") == OPS["a_users_own"] == Op(build, free, free, splits=True)
     finally:
         del OPS["a_users_own"]
     with pytest.raises(ValueError, match=r"unknown operation 'a_users_own'; known: avg_pool3x3"):
         ops.get("a_users_own")
+    with pytest.raises(TypeError, match="parameters"):
+        ops.register("a_users_own", macs=free)(build)
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.blank])
+@pytest.mark.parametrize("activation", ["pre", "post"])
+def test_a_blank_unit_born_as_an_identity_is_a_drawn_one_and_draws_nothing(
+    name: str, activation: str
+) -> None:
+    spec = CellSpec(Conv(6, 6, groups=3), activation)  # type: ignore[arg-type]
+    drawn = OPS[name].build(6, 6, spec)
+    before = torch.get_rng_state()
+    blank = OPS[name].blank(6, 6, spec)  # type: ignore[misc]
+    assert torch.equal(before, torch.get_rng_state())
+    for unit in (drawn, blank):
+        unit.become_identity(None, "gated")
+    state = drawn.state_dict()
+    assert list(state) == list(blank.state_dict()) and repr(drawn) == repr(blank)
+    assert all(torch.equal(state[key], value) for key, value in blank.state_dict().items())
+    assert [type(m) for m in drawn.modules()] == [type(m) for m in blank.modules()]
 
 
 @pytest.mark.parametrize("name", sorted(OPS))

@@ -35,6 +35,11 @@ recipe:
   learning_rate: 0.1
   augment: {crop: 1, flip: true, cutout: 2}
 """
+STAGES = "layers: [2, 2], growth: [8, 8], cells: [0, 2], groups: 2"
+VARIANTS = [
+    *("average=0", "average=0.9", "recipe.drop_path=0.5"),
+    f"network={{name: condensenet, {STAGES}}}",
+]
 
 
 @pytest.fixture
@@ -122,7 +127,7 @@ def forget(folder: Path, *, damage: bool) -> None:
 
 
 @pytest.mark.parametrize("damage", [False, True])
-@pytest.mark.parametrize("override", ["average=0", "average=0.9", "recipe.precision=bfloat16"])
+@pytest.mark.parametrize("override", VARIANTS)
 def test_it_goes_on_to_the_same_bits(
     files: Path, damage: bool, override: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pathnas import config, recipes, train_settings
+from pathnas import config, config_networks, recipes, train_settings
 from pathnas import tree as trees
 from pathnas.transforms import Branch
 from pathnas.tree import BASE_TREE
+from pathnas.treecells import TREES
 
 TREE = Branch((), "add", 2)(BASE_TREE)
 MINIMAL = (
@@ -19,6 +20,7 @@ MINIMAL = (
 RUN = """
 name: found
 seed: 5
+plugins: [json]
 data: {name: synthetic, train: 64, validation: 32, test: 32, options: {classes: 3}}
 base:
   network: {name: residual, widths: [4, 8], cells: 2}
@@ -40,6 +42,7 @@ def run_folder(tmp_path: Path) -> Path:
 def test_a_tree_comes_from_a_file_a_run_or_its_best_folder(run_folder: Path) -> None:
     alone = train_settings.tree_of(str(run_folder / "best" / "tree.json"))
     assert alone == train_settings.Found(TREE)
+    assert train_settings.tree_of("treecell_b").tree == TREES["treecell_b"]
     for path in (run_folder, run_folder / "best"):
         found = train_settings.tree_of(str(path))
         assert found.tree == TREE and found.config is not None and found.config.name == "found"
@@ -57,6 +60,7 @@ def test_a_run_gives_its_data_network_recipe_and_seeds(run_folder: Path) -> None
     settings = train_settings.load(train_settings.tree_of(str(run_folder)))
     run = config.load(run_folder / "config.yaml")
     assert settings.data == run.data and settings.network == run.base.network
+    assert settings.plugins == run.plugins == ("json",)
     assert settings.recipe == run.final.training
     assert (settings.seed, settings.split_seed) == (5, 5)
 
@@ -86,7 +90,7 @@ def test_options_of_another_dataset_or_network_are_not_taken_over(run_folder: Pa
     ]
     settings = train_settings.load(found, None, None, overrides)
     assert settings.data == config.Data(name="digits", validation=9)
-    assert settings.network == config.Chain(widths=(6,), cells=1)
+    assert settings.network == config_networks.Chain(widths=(6,), cells=1)
 
 
 def test_all_faults_come_at_once_each_with_its_place(tmp_path: Path) -> None:
@@ -119,6 +123,7 @@ def test_the_papers_numbers() -> None:
         assert (recipe.batch_size, recipe.learning_rate, recipe.schedule) == (64, 0.1, "cosine")
         assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, True, 1e-4)
         assert recipe.augment == config.Augment(crop=4, flip=True, cutout=16)
+    assert longer.drop_path > cifar.drop_path == 0
     assert (cifar.epochs, longer.epochs) == (300, 600)
     assert (imagenet.epochs, imagenet.batch_size, imagenet.learning_rate) == (120, 256, 0.1)
     assert (imagenet.weight_decay, imagenet.label_smoothing) == (1e-4, 0.0)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pathnas import data, networks, training
 from pathnas.cell import cells
+from pathnas.networks.learned_group import LearnedGroupConv, condensed
 from pathnas.ops import Gate
-from pathnas.transforms import Insert, Replace, grow
-from tests.strategies import relative_change
+from pathnas.transforms import Branch, Insert, Replace, grow
+from tests.strategies import TINY, relative_change
 
 
 def source(images: int = 96) -> data.Images:
@@ -83,6 +84,53 @@ def test_gates_fall_over_their_share_of_the_steps_and_are_gone() -> None:
     assert seen[0] == 1.0 and seen == sorted(seen, reverse=True)
     assert len(seen) == 15 and seen[-1] == pytest.approx(1 / 15)  # 30 steps: half of them gated
     assert not any(isinstance(m, Gate) for m in grown.modules())
+
+
+@pytest.mark.parametrize(("schedule", "first"), [("linear", 0.0), ("constant", 0.5)])
+def test_drop_path_follows_its_schedule_and_ends_with_the_training(
+    schedule: str, first: float
+) -> None:
+    grown = grow(network(), [Branch((), "add", 2)])
+    root = next(iter(cells(grown).values())).root
+    seen: list[float] = []
+    root.register_forward_pre_hook(lambda module, inputs: seen.append(module.drop))
+    options = dict(drop_path=0.5, drop_path_schedule=schedule)
+    training.fit(grown, batches(), epochs=5, learning_rate=0.01, **options)  # type: ignore[arg-type]
+    assert seen[0] == first and seen[-1] == pytest.approx(first or 0.5 * 29 / 30)
+    assert seen == sorted(seen) and root.drop == 0.0
+
+
+def test_a_learned_group_convolution_condenses_over_the_first_half() -> None:
+    torch.manual_seed(0)
+    model = networks.build("condensenet", channels=1, classes=2, **TINY["condensenet"])
+    learned = [m for m in model.modules() if isinstance(m, LearnedGroupConv)]
+    seen: list[int] = []
+    learned[0].register_forward_hook(lambda m, inputs, output: seen.append(int(m.kept[0].sum())))
+    training.fit(model, batches(), epochs=2, learning_rate=0.05)
+    assert seen == [8, 8, 6, 6, 4, 4, 2, 2, 2, 2, 2, 2]
+    assert all(m.kept.sum(1).tolist() == [m.goal] * m.groups for m in learned)
+    x, _ = next(iter(batches()))
+    deployed = condensed(model.eval())
+    torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_training_of_one_step_condenses_too() -> None:
+    model = networks.build("condensenet", channels=1, classes=2, **TINY["condensenet"])
+    training.fit(model, list(batches())[:1], epochs=1, learning_rate=0.05)
+    condensed(model)
+
+
+def test_a_penalty_is_part_of_the_loss() -> None:
+    weights = []
+    for lasso in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = networks.build(
+            "condensenet", channels=1, classes=2, **{**TINY["condensenet"], "lasso": lasso}
+        )
+        learned = next(m for m in model.modules() if isinstance(m, LearnedGroupConv))
+        training.fit(model, list(batches())[:1], epochs=1, learning_rate=0.01, momentum=0.0)
+        weights.append(float(learned.weight.detach().abs().sum()))
+    assert weights[1] < weights[0]
 
 
 def test_schedules_rise_and_fall() -> None:
