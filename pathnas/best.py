@@ -104,7 +104,7 @@ def load(folder: str | Path) -> Best:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'about.json'} is damaged: {error!r}") from error
     network = networks.build(
-        channels=shape[0], classes=classes, tree=tree, **settings.base.network.model_dump()
+        channels=shape[0], classes=classes, tree=tree, **settings.base.arguments()
     )
     evaluators.load_weights(network, folder / "network.safetensors")
     normalization = Normalization(mean, std)

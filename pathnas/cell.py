@@ -312,8 +312,14 @@ class Cell(nn.Module):
         self.root = _build(tree, spec.conv.channels_in, spec.conv.channels_out, spec)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
-        return self.root(x)
+        """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`.
+
+        Whoever reads the output may overwrite it, as an in-place activation does.
+        """
+        output = self.root(x)
+        # Autograd may still need what the last operation of a single path returned.
+        one_path = self.root.merge is None and len(self.root.edge(0).child.edges) > 0
+        return output.clone() if one_path else output
 
     @property
     def tree(self) -> Node:

@@ -24,8 +24,7 @@ from pydantic import (
 
 from pathnas import config_faults, yaml_reader
 from pathnas.config_faults import ConfigError as ConfigError
-from pathnas.config_networks import Model as _Model
-from pathnas.config_networks import Network, Width, to_tuple
+from pathnas.config_networks import Model, Network, Width, to_tuple
 from pathnas.yaml_reader import dotted, hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
@@ -53,6 +52,18 @@ def _names(value: Any) -> Any:
     return items
 
 
+def _one_or_more(value: Any) -> Any:
+    """One name may stand without a list."""
+    return (value,) if isinstance(value, str) else to_tuple(value)
+
+
+def _is_function(path: str) -> bool:
+    """Whether a text has the form of ``package.module:function``."""
+    module, colon, function = path.partition(":")
+    dotted_name = all(part.isidentifier() for part in module.split("."))
+    return bool(colon) and dotted_name and function.isidentifier()
+
+
 def _plain(value: Any) -> Any:
     """One fault for a value that is none of the types of an option, where a union gives four."""
     if not isinstance(value, (str, int, float)):
@@ -64,6 +75,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
+Glob: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 Pixels: TypeAlias = Annotated[int, Field(ge=0, le=64)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
@@ -110,7 +122,7 @@ Gpu: TypeAlias = Annotated[
 Option: TypeAlias = Annotated[str | int | float | bool, BeforeValidator(_plain)]
 
 
-class Augment(_Model):
+class Augment(Model):
     """Random changes of the training images."""
 
     crop: Pixels = 0
@@ -121,7 +133,7 @@ class Augment(_Model):
     """side in pixels of a square set to zero; 0: none"""
 
 
-class Recipe(_Model):
+class Recipe(Model):
     """How a network is trained: SGD with the paper's settings."""
 
     epochs: Annotated[int, Field(ge=0, le=10_000)]
@@ -167,7 +179,7 @@ class TrialRecipe(Recipe):
     """symmetry-breaking noise on replicas, in standard deviations of the weight"""
 
 
-class Data(_Model):
+class Data(Model):
     """The images, and how they are split."""
 
     name: Annotated[str, Field(max_length=256)]
@@ -188,34 +200,89 @@ class Data(_Model):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        module, colon, function = name.partition(":")
-        dotted_name = all(part.isidentifier() for part in module.split("."))
-        if name not in DATASETS and not (colon and dotted_name and function.isidentifier()):
+        if name not in DATASETS and not _is_function(name):
             known = hint(name, DATASETS, "package.module:function or one of")
             raise ValueError(f"unknown dataset {shorten(repr(name))}; {known}")
         return name
 
 
-class Base(_Model):
-    """The network that the search starts from: trained first, or taken from a file."""
+class Base(Model):
+    """The network that the search starts from: trained first, or taken as it is.
 
-    network: Annotated[Network, Field(discriminator="name")]
+    Either a network of pathnas (`network`), or one's own (`model`) in which `cells` are grafted.
+    """
+
+    model: Annotated[str, Field(max_length=256)] | None = None
+    """package.module:function that returns a network of one's own"""
+    network: Annotated[
+        Annotated[Network, Field(discriminator="name")] | None, Field(validate_default=True)
+    ] = None
     """architecture of the base network"""
+    cells: Annotated[
+        tuple[Glob, ...] | None, BeforeValidator(_one_or_more), Field(validate_default=True)
+    ] = None
+    """names or globs of the convolutions of the model that become cells"""
+    activation: Literal["pre", "post"] = "pre"
+    """whether batch norm and ReLU come before or after a convolution that is grown in the model"""
+    absorb: bool = False
+    """move the batch norm and the ReLU beside each of these convolutions into its cell"""
+    options: dict[str, Option] = Field({})
+    """keyword arguments of the model's function, beside channels and classes if it names them"""
     weights: FilePath | None = None
     """a safetensors file to take instead of training"""
     training: Annotated[Recipe | None, Field(validate_default=True)] = None
-    """how the base network is trained"""
+    """how the base network is trained; null with a model: not at all"""
+
+    @field_validator("model")
+    @classmethod
+    def _path(cls, model: str | None) -> str | None:
+        if model is not None and not _is_function(model):
+            raise ValueError(f"expected package.module:function; got {shown(model)}")
+        return model
+
+    @field_validator("network")
+    @classmethod
+    def _one(cls, network: Network | None, info: ValidationInfo) -> Network | None:
+        # An invalid `model` is absent from info.data: one fault for it is enough.
+        if network is None and info.data.get("model", "") is None:
+            raise ValueError("missing (a mapping, unless base.model names a function)")
+        if network is not None and info.data.get("model") is not None:
+            raise ValueError("must be absent beside base.model: one of the two is the base")
+        return network
+
+    @field_validator("cells")
+    @classmethod
+    def _grafted(cls, cells: tuple[str, ...] | None, info: ValidationInfo) -> Any:
+        if cells is None and info.data.get("model") is not None:
+            raise ValueError("missing (names or globs of the convolutions of base.model)")
+        return cells
+
+    @field_validator("cells", "activation", "absorb", "options")
+    @classmethod
+    def _of_model(cls, value: Any, info: ValidationInfo) -> Any:
+        default = cls.model_fields[info.field_name or ""].default
+        if value != default and info.data.get("model", "") is None:
+            raise ValueError("must be absent without base.model")
+        return value
 
     @field_validator("training")
     @classmethod
     def _trained(cls, training: Recipe | None, info: ValidationInfo) -> Recipe | None:
         # An invalid `weights` is absent from info.data: one fault for it is enough.
-        if training is None and info.data.get("weights", "") is None:
+        given = [info.data.get(key, "") for key in ("weights", "model")]
+        if training is None and given == [None, None]:
             raise ValueError("missing (a mapping, unless base.weights names a file)")
         return training
 
+    def arguments(self) -> dict[str, Any]:
+        """Returns name and options of the network, in plain values, for `networks.build`."""
+        if self.network is not None:
+            return self.network.model_dump()
+        own = {"model", "cells", "activation", "absorb", "options"}
+        return {"name": "grafted", **self.model_dump(include=own)}
 
-class Reward(_Model):
+
+class Reward(Model):
     """The reward of an outcome."""
 
     shape: Literal["tan", "accuracy"] = "tan"
@@ -228,7 +295,7 @@ class Reward(_Model):
     """reward of a failed trial"""
 
 
-class Controller(_Model):
+class Controller(Model):
     """The controller and its learner."""
 
     name: Literal["reinforce", "random"] = "reinforce"
@@ -251,7 +318,7 @@ class Controller(_Model):
     """decay of the baseline"""
 
 
-class Search(_Model):
+class Search(Model):
     """The search: its budget, its space, its trials."""
 
     trials: Annotated[int, Field(ge=1, le=10**6)] = 500
@@ -297,7 +364,7 @@ class Search(_Model):
         return ops
 
 
-class Final(_Model):
+class Final(Model):
     """The full training of the best trees."""
 
     top: Annotated[int, Field(ge=1, le=100)] = 3
@@ -312,7 +379,7 @@ class Final(_Model):
     """train a wider base of the best tree's multiply-adds too"""
 
 
-class Workers(_Model):
+class Workers(Model):
     """Where the trials run."""
 
     kind: Literal["inline", "processes", "ray"] = "processes"
@@ -337,7 +404,7 @@ class Workers(_Model):
     """ray: GPUs for a job, which may be a fraction"""
 
 
-class Config(_Model):
+class Config(Model):
     """All settings of a run."""
 
     name: Name

@@ -239,7 +239,8 @@ def train(job: Training) -> Trained:
         workers=setting.loaders,
     )
     hyperparameters = recipe.model_dump(include=FITTED)
-    with _seeded(seed_of(job.seed, "training"), setting.device):  # DropPath draws globally
+    # Dropout and DropPath draw from torch's global generator.
+    with _seeded(seed_of(job.seed, "training"), setting.device):
         seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
     accuracy = training.accuracy(network, setting.evaluation_batches(validation))
     if job.save is not None:
@@ -271,7 +272,9 @@ def _calibrate(network: nn.Module, images: data.Source, setting: Setting) -> Non
         device=setting.device,
     )
     x, _ = next(iter(batches))
-    training.calibrate(network, x)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        training.calibrate(network, x)
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

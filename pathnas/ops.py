@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,27 @@ class Range(NamedTuple):
     stop: int
 
 
+Pair = tuple[int, int]
+Extent = int | Pair
+"""Of both directions, or of height and width."""
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+
+def _pair(extent: Extent) -> Pair:
+    return (extent, extent) if isinstance(extent, int) else extent
+
+
+def _extent(name: str, value: object, *, least: int) -> Extent:
+    pair = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(pair, tuple | list)
+        or len(pair) != 2
+        or not all(isinstance(side, int) and side >= least for side in pair)
+    ):
+        raise ValueError(f"{name} must be one or two integers >= {least}, got {value!r}")
+    return pair[0] if pair[0] == pair[1] else (pair[0], pair[1])
+
+
 class Moments(NamedTuple):
     """Mean and biased variance of each channel, `[C]`, on a batch in train mode."""
 
@@ -43,16 +64,24 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class Conv:
-    """The convolution that a cell replaces, in the terms of :class:`torch.nn.Conv2d`."""
+    """The convolution that a cell replaces, in the terms of :class:`torch.nn.Conv2d`.
+
+    A kernel, stride, padding or dilation is one number, or one for the height and one for the
+    width. Two equal numbers become one, so that equal convolutions are equal values.
+
+    Attributes:
+        padding: also ``"same"`` (of stride 1 only) or ``"valid"``, which becomes 0.
+    """
 
     channels_in: int
     channels_out: int
-    kernel: int = 3
-    stride: int = 1
-    padding: int = 1
-    dilation: int = 1
+    kernel: Extent = 3
+    stride: Extent = 1
+    padding: Extent | str = 1
+    dilation: Extent = 1
     groups: int = 1
     bias: bool = False
+    padding_mode: PaddingMode = "zeros"
 
     def __post_init__(self) -> None:
         for side in (self.channels_in, self.channels_out):
@@ -61,6 +90,53 @@ class Conv:
                     f"groups must divide the channels of a convolution, got {self.groups} groups "
                     f"with {self.channels_in} -> {self.channels_out} channels"
                 )
+        padding = 0 if self.padding == "valid" else self.padding
+        if padding == "same":
+            if _pair(self.stride) != (1, 1):
+                raise ValueError(f"padding 'same' needs stride 1, got {self.stride}")
+        else:
+            object.__setattr__(self, "padding", _extent("padding", padding, least=0))
+        for name in ("kernel", "stride", "dilation"):
+            object.__setattr__(self, name, _extent(name, getattr(self, name), least=1))
+        if self.padding_mode not in get_args(PaddingMode):
+            raise ValueError(
+                f"padding_mode must be one of {get_args(PaddingMode)}, got {self.padding_mode!r}"
+            )
+
+    @classmethod
+    def of(cls, module: nn.Conv2d) -> Conv:
+        """Returns what a module's convolution is."""
+        return cls(
+            module.in_channels,
+            module.out_channels,
+            kernel=cast(Pair, module.kernel_size),
+            stride=cast(Pair, module.stride),
+            padding=cast("Pair | str", module.padding),
+            dilation=cast(Pair, module.dilation),
+            groups=module.groups,
+            bias=module.bias is not None,
+            padding_mode=module.padding_mode,
+        )
+
+    def build(self) -> nn.Conv2d:
+        """Returns a module of this convolution with torch's own fresh weights."""
+        return nn.Conv2d(
+            self.channels_in,
+            self.channels_out,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.bias,
+            self.padding_mode,
+        )
+
+    @property
+    def weights(self) -> int:
+        """Number of weights without the bias; as many multiply-adds a position."""
+        height, width = _pair(self.kernel)
+        return height * width * self.channels_in // self.groups * self.channels_out
 
     def outputs(self, channels: Range) -> Conv:
         """Returns the convolution that computes only these output channels.
@@ -95,6 +171,8 @@ class CellSpec:
         groups: groups of ``group_conv3x3`` at the full width; None: those of `conv`.
         residual: whether what grows below a base edge is batch-normalized, added to the edge's
             output and halved (the paper's CondenseNet).
+        eps: of the base edge's batch norm.
+        momentum: of the base edge's batch norm.
     """
 
     conv: Conv
@@ -102,6 +180,8 @@ class CellSpec:
     bare: bool = False
     groups: int | None = None
     residual: bool = False
+    eps: float = 1e-5
+    momentum: float | None = 0.1
 
     @property
     def group_width(self) -> int:
@@ -461,19 +541,12 @@ OPS: dict[str, Op] = {
 
 def build_base(spec: CellSpec, outputs: Range) -> ConvUnit:
     """Returns the cell's convolution, reduced to some of its output channels, fresh weights."""
-    whole, conv = spec.conv, spec.conv.outputs(outputs)
-    module = nn.Conv2d(
-        conv.channels_in,
-        conv.channels_out,
-        conv.kernel,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        conv.bias,
-    )
-    reads = base_reads(whole, outputs)
-    return ConvUnit([module], None if spec.bare else spec.activation, reads)
+    module = spec.conv.outputs(outputs).build()
+    reads = base_reads(spec.conv, outputs)
+    unit = ConvUnit([module], None if spec.bare else spec.activation, reads)
+    if unit.norm is not None:
+        unit.norm.eps, unit.norm.momentum = spec.eps, spec.momentum
+    return unit
 
 
 def base_reads(conv: Conv, outputs: Range) -> Range | None:
@@ -487,15 +560,14 @@ def base_reads(conv: Conv, outputs: Range) -> Range | None:
 @cache
 def base_macs(spec: CellSpec, outputs: Range) -> int:
     """Returns the multiply-adds of the base convolution for one output position."""
-    conv = spec.conv.outputs(outputs)
-    return conv.kernel**2 * conv.channels_in // conv.groups * conv.channels_out
+    return spec.conv.outputs(outputs).weights
 
 
 @cache
 def base_parameters(spec: CellSpec, outputs: Range) -> int:
     """Returns the number of weights of the base edge, norm and bias included."""
     conv = spec.conv.outputs(outputs)
-    weights = base_macs(spec, outputs) + (conv.channels_out if conv.bias else 0)
+    weights = conv.weights + (conv.channels_out if conv.bias else 0)
     if spec.bare:
         return weights
     return _unit_parameters(weights, conv.channels_in, conv.channels_out, spec)

@@ -52,12 +52,13 @@ class Plan:
         network = {
             "channels": splits.image_shape[0],
             "classes": splits.classes,
-            **config.base.network.model_dump(),
+            **config.base.arguments(),
         }
         if config.base.weights is not None:
             with torch.random.fork_rng(devices=[]):
                 evaluators.load_weights(networks.build(**network), Path(config.base.weights))
         sketch = networks.sketch(**network)
+        networks.check(sketch, splits.image_shape, splits.classes)
         base_macs = networks.macs(sketch, splits.image_shape)
         search = config.search
         limits = Limits(search.depth, search.ops, networks.sites(sketch, splits.image_shape))
@@ -103,7 +104,7 @@ class Plan:
         recipe = base.training if weights is None else None
         return Training(
             setting,
-            base.network.model_dump(),
+            base.arguments(),
             recipe or Recipe(epochs=0),
             seed_of(self.config.seed, "base"),
             weights=None if weights is None else Path(weights),

@@ -135,15 +135,19 @@ def load(
         whole = RECIPES[recipe].model_dump()
         _fill(document, {"recipe": whole}, f"recipe {recipe}")
     if found.config is not None:
+        if found.config.base.network is None and "network" not in document.value:
+            message = "base.model: a network of one's own, which is not trained here; give network"
+            raise configs.ConfigError([f"{found.path}: {message}"])
         _fill(document, _of_run(found.config), str(found.path))
     return config_faults.checked(document, Settings, path or Path("settings"))
 
 
 def _of_run(config: configs.Config) -> dict[str, Any]:
+    network = config.base.network
     return {
         "plugins": config.plugins,
         "data": config.data.model_dump(),
-        "network": config.base.network.model_dump(),
+        **({} if network is None else {"network": network.model_dump()}),
         "recipe": config.final.training.model_dump(),
         "seed": config.seed,
         "split_seed": config.seed,
@@ -192,6 +196,6 @@ def config_of(settings: Settings) -> configs.Config:
         device=settings.device,
         plugins=settings.plugins,
         data=settings.data,
-        base=configs.Base(network=settings.network, training=settings.recipe),
+        base=configs.Base(network=settings.network, training=settings.recipe, options={}),
         final=configs.Final(training=settings.recipe),
     )

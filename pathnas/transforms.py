@@ -135,7 +135,7 @@ class Branch(_Grows):
         node.edges.training = node.training
         node.merge, node.allocation = target.merge, target.allocation
         node.inputs = tuple(channels.inputs for channels in ranges)
-        _add_norm(cell, self.path)
+        _add_norm(cell, grown, self.path)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Replace(_Grows):
         edge = cell.edge_at(self.path)
         op.become_identity(edge.moments, birth.mode)
         edge.name, edge.op = self.op, op if cell.training else op.eval()
-        _add_norm(cell, self.path)
+        _add_norm(cell, grown, self.path)
 
 
 Transform = Branch | Insert | Replace
@@ -244,13 +244,13 @@ def _like(op: Module, cell: Cell) -> Module:
     return op
 
 
-def _add_norm(cell: Cell, path: Path) -> None:
+def _add_norm(cell: Cell, tree: Node, path: Path) -> None:
     """Gives the root's branch on a path the norm that it has come to need, born as an identity."""
-    if not path or not normed(cell.tree.edges[path[0]], cell.spec):
+    if not path or not normed(tree.edges[path[0]], cell.spec):
         return
     edge = cell.root.edge(path[0])
     if edge.norm is None:
-        width, _ = node_widths(cell.tree, path[:1], cell.spec)
+        width, _ = node_widths(tree, path[:1], cell.spec)
         edge.norm = _like(nn.BatchNorm2d(width), cell).train(cell.training)
         ops.undo_norm(edge.norm, edge.moments)
 

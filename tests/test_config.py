@@ -34,6 +34,7 @@ final:
   training: {epochs: 3}
 """
 LAST = MINIMAL.count("\n") + 1
+NETWORK = "  network:\n    name: chain\n    widths: [8, 16]\n    cells: 1\n"
 
 
 def faults(folder, text, overrides=()):
@@ -171,9 +172,9 @@ BAD = [
      "6: base.network.name: missing (kind of network: one of 'chain', 'residual', 'pyramidnet', "
      "'densenet', 'condensenet')"),
     ("network:\n    name: chain\n    widths: [8, 16]\n    cells: 1", "network: chain",
-     "6: base.network: expected a mapping, got 'chain' (a string)"),
-    ("  network:\n    name: chain\n    widths: [8, 16]\n    cells: 1\n", "",
-     "5: base.network: missing (architecture of the base network: a mapping)"),
+     "6: base.network: expected a mapping or null, got 'chain' (a string)"),
+    (NETWORK, "",
+     "5: base.network: missing (a mapping, unless base.model names a function)"),
     ("    widths: [8, 16]\n", "",
      "6: base.network.widths: missing (channels of each stage; a 2x2 stride between stages: "
      "a list)"),
@@ -189,6 +190,18 @@ BAD = [
      "10: base.training: missing (a mapping, unless base.weights names a file)"),
     ("training:\n    epochs: 2", "training: 2",
      "10: base.training: expected a mapping or null, got 2"),
+    ("base:\n", "base:\n  model: a.b:c\n  cells: x\n",
+     "8: base.network: must be absent beside base.model: one of the two is the base"),
+    ("base:\n", "base:\n  model: a b:c\n",
+     "6: base.model: expected package.module:function; got 'a b:c' (a string)"),
+    ("base:\n", "base:\n  cells: '*'\n", "6: base.cells: must be absent without base.model"),
+    ("base:\n", "base:\n  absorb: true\n", "6: base.absorb: must be absent without base.model"),
+    ("base:\n", "base:\n  options: {a: 1}\n",
+     "6: base.options: must be absent without base.model"),
+    (NETWORK, "  model: a.b:c\n",
+     "5: base.cells: missing (names or globs of the convolutions of base.model)"),
+    (NETWORK, "  model: a.b:c\n  cells: 3\n", "7: base.cells: expected a list or null, got 3"),
+    (NETWORK, "  model: a.b:c\n  cells: [a, '']\n", "7: base.cells[1]: must not be empty"),
     ("", "seed: 1\nseed: 2", "15: seed: given twice, on lines 14 and 15"),
     ("", "seed: *x", "14: aliases (*x) are not allowed"),
     ("", "seed: !!int 3", "14: tags (tag:yaml.org,2002:int) are not allowed"),
@@ -325,6 +338,22 @@ def test_gpus_are_named_by_numbers_or_identifiers(tmp_path):
     assert run.workers.devices == ("0", "GPU-8f1", "2,3")
 
 
+def test_a_model_of_ones_own_stands_in_the_place_of_the_network(tmp_path):
+    text = MINIMAL.replace(NETWORK, "  model: my.nets:small\n  cells: body.*\n  options: {n: 3}\n")
+    for training in ("  training:\n    epochs: 2\n", ""):
+        run = loaded(tmp_path, text.replace("  training:\n    epochs: 2\n", training, 1))
+        assert run.base.network is None and (run.base.training is None) == (not training)
+        assert run.base.arguments() == {
+            "name": "grafted",
+            "model": "my.nets:small",
+            "cells": ("body.*",),
+            "activation": "pre",
+            "absorb": False,
+            "options": {"n": 3},
+        }
+        assert loaded(tmp_path, config.dump(run)) == run
+
+
 def test_overrides_win_over_the_file(tmp_path):
     overrides = [
         "search.ops=[identity, conv1x1]",
@@ -356,13 +385,11 @@ def test_configs_cannot_change(tmp_path):
         loaded(tmp_path, MINIMAL).seed = 3
 
 
-def _models(kind: type[BaseModel]) -> set[type[BaseModel]]:
-    found = {kind}
-    for field in kind.model_fields.values():
-        for part in (field.annotation, *get_args(field.annotation)):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                found |= _models(part)
-    return found
+def _models(kind: Any) -> set[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields.values()
+        return {kind}.union(*(_models(field.annotation) for field in fields))
+    return set().union(*(_models(part) for part in get_args(kind)))
 
 
 def test_every_setting_is_described_and_every_number_has_a_range():
@@ -462,7 +489,18 @@ def bases() -> st.SearchStrategy[Any]:
     networks |= papers()
     trained = st.builds(config.Base, network=networks, training=RECIPES)
     taken = st.builds(config.Base, network=networks, weights=PATHS, training=st.none() | RECIPES)
-    return trained | taken
+    names = TEXT.filter(bool)
+    own = st.builds(
+        config.Base,
+        model=st.sampled_from(["a.b:c", "m:f"]),
+        cells=st.lists(names, min_size=1, max_size=3).map(tuple),
+        activation=st.sampled_from(["pre", "post"]),
+        absorb=st.booleans(),
+        options=st.dictionaries(TEXT, OPTIONS, max_size=3),
+        weights=st.none() | PATHS,
+        training=st.none() | RECIPES,
+    )
+    return trained | taken | own
 
 
 def papers() -> st.SearchStrategy[Any]:

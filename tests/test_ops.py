@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
 from torch import nn
 
 from pathnas import ops
 from pathnas.ops import OPS, CellSpec, Conv, Gate, Identity, Op, Pool, Primitive, Range
-from tests.strategies import images
+from pathnas.probing import counted
+from tests.strategies import convs, images
 
 SPEC = CellSpec(Conv(6, 6, groups=3))
 
@@ -122,3 +124,38 @@ def test_a_norm_that_undoes_itself_is_exact_for_any_moments() -> None:
     unit.become_identity(moments, "gated")
     x = images(4, 3, torch.float32)
     torch.testing.assert_close(unit(x), x)
+
+
+@given(conv=convs())
+def test_a_convolution_is_read_off_its_module_and_counts_its_weights(conv: Conv) -> None:
+    module = conv.build()
+    assert Conv.of(module) == conv and hash(Conv.of(module)) == hash(conv)
+    assert conv.weights == module.weight.numel()
+    x = images(conv.channels_in, 0, torch.float32, size=9)
+    output, macs = counted(module, x)
+    assert macs == conv.weights * output.shape[-2] * output.shape[-1]
+
+
+def test_equal_convolutions_are_equal_values() -> None:
+    pairs = Conv(4, 8, kernel=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(1, 1), groups=2)
+    assert pairs == Conv(4, 8, stride=2, groups=2) and pairs.stride == 2
+    assert Conv(4, 4, padding="valid") == Conv(4, 4, padding=0)
+    assert Conv(4, 4, kernel=(3, 1)).kernel == (3, 1)
+
+
+BAD_CONVS = [
+    ({"kernel": 0}, r"kernel must be one or two integers >= 1, got 0"),
+    ({"stride": (1, 0)}, r"stride must be one or two integers >= 1, got \(1, 0\)"),
+    ({"dilation": (1, 1, 1)}, "dilation must be one or two integers"),
+    ({"padding": -1}, "padding must be one or two integers >= 0, got -1"),
+    ({"padding": "full"}, "padding must be one or two integers >= 0, got 'full'"),
+    ({"padding": "same", "stride": 2}, "padding 'same' needs stride 1, got 2"),
+    ({"padding_mode": "mirror"}, "padding_mode must be one of .*, got 'mirror'"),
+    ({"groups": 3}, "groups must divide the channels of a convolution, got 3 groups"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_CONVS)
+def test_convolutions_that_cannot_be_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Conv(4, 4, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ base:
   training: {epochs: 1}
 final: {training: {epochs: 7, batch_size: 16}}
 """
+
+RESIDUAL = config_networks.Residual(widths=(4, 8), cells=2)
 
 
 @pytest.fixture
@@ -65,6 +68,17 @@ def test_a_run_gives_its_data_network_recipe_and_seeds(run_folder: Path) -> None
     assert (settings.seed, settings.split_seed) == (5, 5)
 
 
+def test_a_run_on_a_model_of_ones_own_needs_a_network(run_folder: Path) -> None:
+    own = "base: {model: torchvision.models:resnet18, cells: layer1.*, weights: none}"
+    text = re.sub(r"base:.*?(?=final)", f"{own}\n", RUN, flags=re.DOTALL)
+    (run_folder / "best" / "config.yaml").write_text(text)
+    found = train_settings.tree_of(str(run_folder))
+    with pytest.raises(config.ConfigError, match="a network of one's own"):
+        train_settings.load(found)
+    settings = train_settings.load(found, None, None, [MINIMAL[1]])
+    assert settings.network == config_networks.Chain(widths=(4, 8), cells=1)
+
+
 def test_the_first_of_override_file_recipe_and_run_decides(
     run_folder: Path, tmp_path: Path
 ) -> None:
@@ -75,7 +89,7 @@ def test_the_first_of_override_file_recipe_and_run_decides(
     recipe = recipes.RECIPES["digits_40"]
     assert settings.recipe == recipe.model_copy(update={"epochs": 13, "momentum": 0.5})
     assert settings.network.model_dump() == {
-        **found.config.base.network.model_dump(),  # type: ignore[union-attr]
+        **RESIDUAL.model_dump(),
         "cells": 3,
     }
     # Another seed trains otherwise; the images are still split as in the search.

@@ -6,7 +6,7 @@ A network maps images `[B, C, H, W]` to logits `[B, classes]` and holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from pathnas.cell import Cell, Site, cells
 from pathnas.networks import condensenet, densenet, plain, pyramidnet
 from pathnas.networks.condensenet import CondenseNet
 from pathnas.networks.densenet import DenseNet
+from pathnas.networks.grafted import grafted
 from pathnas.networks.plain import Chain, Residual
 from pathnas.networks.pyramidnet import PyramidNet
-from pathnas.probing import counted
+from pathnas.probing import counted, mode
 from pathnas.tree import BASE_TREE, Node
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -27,6 +28,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "pyramidnet": PyramidNet,
     "densenet": DenseNet,
     "condensenet": CondenseNet,
+    "grafted": grafted,
 }
 """Constructors by name; each takes ``channels``, ``classes``, ``tree`` and its own options."""
 
@@ -57,20 +59,52 @@ def macs(network: nn.Module, image_shape: Sequence[int]) -> int:
 
 
 def sites(network: nn.Module, image_shape: Sequence[int]) -> tuple[Site, ...]:
-    """Returns the spec and the output positions of every cell, for images `[C, H, W]`."""
+    """Returns the spec and the output positions of every cell, for images `[C, H, W]`.
+
+    Raises:
+        ValueError: if the network does not call each of its cells once.
+    """
     found: list[Site] = []
+    called: list[Cell] = []
 
     def record(cell: nn.Module, inputs: Any, output: Tensor) -> None:
         assert isinstance(cell, Cell)
+        called.append(cell)
         found.append(Site(cell.spec, output.shape[-2] * output.shape[-1]))
 
-    hooks = [cell.register_forward_hook(record) for cell in cells(network).values()]
+    by_name = cells(network)
+    hooks = [cell.register_forward_hook(record) for cell in by_name.values()]
     try:
         counted(network, _image(network, image_shape))
     finally:
         for hook in hooks:
             hook.remove()
+    for name, cell in by_name.items():
+        times = sum(one is cell for one in called)
+        if times != 1:
+            raise ValueError(f"expected every cell to be called once, got {times} times at {name}")
     return tuple(found)
+
+
+def check(network: nn.Module, image_shape: Sequence[int], classes: int) -> None:
+    """Checks that a network maps images `[B, C, H, W]` to logits `[B, classes]` in both modes.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    images = _image(network, image_shape).expand(2, *image_shape)
+    for training, words in ((False, "eval"), (True, "train")):
+        try:
+            with mode(network, training=training), torch.random.fork_rng(devices=[]):
+                output = network(images)
+        except RuntimeError as error:
+            line = " ".join(str(error).split())
+            raise ValueError(f"the network cannot take images {(*image_shape,)}: {line}") from error
+        got = (*output.shape,) if isinstance(output, Tensor) else type(output).__name__
+        if got != (2, classes):
+            raise ValueError(
+                f"expected logits {(2, classes)} in {words} mode for 2 images, got {got}"
+            )
 
 
 def _image(network: nn.Module, image_shape: Sequence[int]) -> Tensor:
@@ -92,6 +126,11 @@ def sketch(
     """
     with torch.device("meta"):
         return build(name, channels=channels, classes=classes, tree=tree, **options)
+
+
+def can_widen(network: Mapping[str, Any]) -> bool:
+    """Tells whether :func:`widened` can scale a network of this name and these options."""
+    return network["name"] in WIDENINGS
 
 
 def widened(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pathnas import ops
 
 
-def conv3x3(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Conv2d:
+def conv3x3(channels_in: int, channels_out: int, *, stride: int | tuple[int, int] = 1) -> nn.Conv2d:
     """Returns a 3x3 convolution without bias, with He's fan-out initialization."""
     return ops.initialize(
         nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
@@ -40,7 +40,7 @@ def halving() -> nn.AvgPool2d:
     return nn.AvgPool2d(2, ceil_mode=True)
 
 
-def padded_shortcut(x: Tensor, channels: int, *, stride: int) -> Tensor:
+def padded_shortcut(x: Tensor, channels: int, *, stride: int | tuple[int, int]) -> Tensor:
     """Returns the input in the shape of a block's output, without weights (PyramidNet).
 
     Args:
