@@ -65,8 +65,16 @@ def save(
     part.mkdir(parents=True)
     shutil.copyfile(job.save, part / "network.safetensors")
     files.sync(part / "network.safetensors")
-    files.write(part / "tree.json", trees.to_json(job.tree) + "\n")
-    files.write(part / "config.yaml", config.dump(settings))
+    describe(part, job, settings=settings, validation=validation, test=test)
+    files.install(part, folder)
+
+
+def describe(
+    folder: Path, job: Training, *, settings: config.Config, validation: float, test: float
+) -> None:
+    """Writes all of a network's folder but its weights; as :func:`save`."""
+    files.write(folder / "tree.json", trees.to_json(job.tree) + "\n")
+    files.write(folder / "config.yaml", config.dump(settings))
     about = {
         "image_shape": job.setting.image_shape,
         "classes": job.setting.classes,
@@ -74,8 +82,7 @@ def save(
         "validation": validation,
         "test": test,
     }
-    files.write_json(part / "about.json", about)
-    files.install(part, folder)
+    files.write_json(folder / "about.json", about)
 
 
 def load(folder: str | Path) -> Best:

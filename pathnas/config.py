@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     Field,
     ValidationError,
@@ -22,8 +23,9 @@ from pydantic import (
 )
 
 from pathnas import config_faults, yaml_reader
+from pathnas.config_faults import ConfigError as ConfigError
 from pathnas.config_networks import Model, Network, Width, to_tuple
-from pathnas.yaml_reader import YamlError, dotted, hint, shorten, shown
+from pathnas.yaml_reader import dotted, hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
 """The names that `Data.name` knows, beside ``package.module:function``."""
@@ -98,6 +100,7 @@ Module: TypeAlias = Annotated[
     Field(max_length=256),
     _matching(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "must be a module's name, as in package.module"),
 ]
+Modules: TypeAlias = Annotated[tuple[Module, ...], BeforeValidator(_names)]
 Device: TypeAlias = Annotated[
     str,
     _matching(r"auto|cpu|mps|cuda|cuda:[0-9]{1,3}", "must be auto, cpu, mps, cuda or cuda:N"),
@@ -412,7 +415,7 @@ class Config(Model):
     """folder of the runs"""
     device: Device = "auto"
     """auto, cpu, mps, cuda or cuda:N"""
-    plugins: Annotated[tuple[Module, ...], BeforeValidator(_names)] = ()
+    plugins: Modules = ()
     """modules of your own to import, which register operations for search.ops"""
     data: Data
     """the images, and how they are split"""
@@ -424,18 +427,6 @@ class Config(Model):
     """the full training of the best trees"""
     workers: Workers = Workers()
     """where the trials run"""
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used.
-
-    Attributes:
-        faults: all that is wrong, a line each, beginning with its place.
-    """
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = list(faults)
-        super().__init__("\n".join(self.faults))
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -450,13 +441,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             which the file cannot be read at all.
     """
     path = Path(path)
-    try:
-        document = yaml_reader.read(path)
-        if not isinstance(document.value, dict):
-            message = f"expected a mapping of {', '.join(Config.model_fields)}"
-            raise YamlError(f"{message}; got {shown(document.value)}", 1)
-    except YamlError as error:
-        raise ConfigError([f"{_at(path, error.line)}: {error}"]) from error
+    document = config_faults.read(path, Config)
     return _validated(document, path, overrides)
 
 
@@ -489,24 +474,9 @@ def restore(values: Any) -> Config:
 def _validated(document: yaml_reader.Document, path: Path, overrides: Sequence[str]) -> Config:
     for text in overrides:
         document.override(text)
-    faults = document.faults
-    try:
-        config = Config.model_validate(document.value)
-    except ValidationError as error:
-        for key_path, message in config_faults.faults(error, Config):
-            faults.append((document.place(key_path), f"{dotted(key_path)}: {message}"))
-    if faults:
-        faults.sort(key=lambda fault: fault[0] if isinstance(fault[0], int) else float("inf"))
-        raise ConfigError([f"{_at(path, place)}: {message}" for place, message in faults])
-    return config
+    return config_faults.checked(document, Config, path)
 
 
-def dump(config: Config) -> str:
+def dump(config: BaseModel) -> str:
     """YAML text of all settings, defaults included, which loads to an equal config."""
     return yaml_reader.dump(config.model_dump())
-
-
-def _at(path: Path, place: yaml_reader.Place | None) -> str:
-    if isinstance(place, str):
-        return place
-    return str(path) if place is None else f"{path}:{place}"

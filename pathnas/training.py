@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,6 +20,64 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 class Batches(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
     """Batches of images `[B, C, H, W]` and labels `[B]`; iterating again is the next epoch."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of :func:`fit` that has ended.
+
+    Attributes:
+        number: from 1.
+        loss: mean over its images, in all processes.
+        learning_rate: of its last step.
+        images: training images seen so far, in all processes and epochs.
+        optimizer: of the network.
+        scaler: of the loss.
+    """
+
+    number: int
+    loss: float
+    learning_rate: float
+    images: int
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def state(self) -> dict[str, Any]:
+        """Returns what :attr:`Hooks.resume` takes; the network's own state is not in it."""
+        return {
+            "epoch": self.number,
+            "images": self.images,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _one() -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What :func:`fit` does beside training, for trainings that are long or shared.
+
+    Attributes:
+        resume: of :meth:`Epoch.state`, to go on after that epoch; None: from the beginning. The
+            network must be in the state that it had then.
+        step_end: called after every step of the optimizer.
+        epoch_end: called after every epoch; the network is as the epoch left it, in train mode.
+        across: sums a tensor over all processes that train the network together.
+        weight: of the loss of the batch at hand.
+    """
+
+    resume: Mapping[str, Any] | None = None
+    step_end: Callable[[], None] | None = None
+    epoch_end: Callable[[Epoch], None] | None = None
+    across: Callable[[Tensor], Tensor] = _alone
+    weight: Callable[[], float] = _one
 
 
 def fit(
@@ -37,6 +96,7 @@ def fit(
     gate_fraction: float = 0.1,
     drop_path: float = 0.0,
     drop_path_schedule: Literal["linear", "constant"] = "linear",
+    hooks: Hooks = Hooks(),
 ) -> int:
     """Trains a network in place by SGD.
 
@@ -60,6 +120,7 @@ def fit(
         drop_path: how often a branch of an *add* node is dropped at most (paper, section 4.2), by
             draws from torch's global generator; see :func:`pathnas.drop_path.drop_paths`.
         drop_path_schedule: ``"linear"``: the rate rises from 0; ``"constant"``: it does not change.
+        hooks: what is done beside.
 
     Returns:
         The number of training images seen, repeats counted.
@@ -79,11 +140,12 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     loss_of = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     steps, warmup = epochs * len(batches), warmup_epochs * len(batches)
-    step = images = 0
+    done, images = _resumed(hooks.resume, optimizer, scaler)
+    step = done * len(batches)
     parts = scheduled.parts(network)
     network.train()
-    for epoch in range(1, epochs + 1):
-        losses = []
+    for epoch in range(done + 1, epochs + 1):
+        total, seen, rate = torch.zeros((), device=device), 0, 0.0
         for x, y in batches:
             cell.set_gates(network, max(0.0, 1 - step / (gate_fraction * steps)))
             progress = step / steps
@@ -98,19 +160,37 @@ def fit(
                 loss = loss_of(network(x), y)
             loss = loss + sum(part.penalty() for part in parts)
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            scaler.scale(loss * hooks.weight()).backward()
             scaler.step(optimizer)
             scaler.update()
-            losses.append(loss.detach())
-            step, images = step + 1, images + len(y)
-        mean = float(torch.stack(losses).mean())
+            if hooks.step_end is not None:
+                hooks.step_end()
+            total += loss.detach() * len(y)
+            step, seen = step + 1, seen + len(y)
+        sums = hooks.across(torch.tensor([float(total), seen], dtype=torch.float64))
+        mean, images = float(sums[0] / sums[1]), images + int(sums[1])
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss became {mean} in epoch {epoch} of {epochs}")
+        if hooks.epoch_end is not None:
+            hooks.epoch_end(Epoch(epoch, mean, rate, images, optimizer, scaler))
     cell.set_gates(network, 0.0)
     cell.set_drop_path(network, 0.0)
     for part in parts if steps else ():
         part.advance(1.0)
     return images
+
+
+def _resumed(
+    state: Mapping[str, Any] | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> tuple[int, int]:
+    """Brings optimizer and scaler to a state; returns its epoch and the images seen."""
+    if state is None:
+        return 0, 0
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    return int(state["epoch"]), int(state["images"])
 
 
 def _rate(peak: float, step: int, steps: int, warmup: float, *, cosine: bool) -> float:
@@ -128,14 +208,23 @@ def _autocast(device: torch.device, precision: Precision) -> Any:
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, batches: Batches) -> float:
-    """Returns the share of images classified right, in [0, 1]; the network's mode is restored."""
+def accuracy(
+    network: nn.Module, batches: Batches, across: Callable[[Tensor], Tensor] = _alone
+) -> float:
+    """Returns the share of images classified right, in [0, 1]; the network's mode is restored.
+
+    Args:
+        network: to be asked.
+        batches: of images and labels.
+        across: sums a tensor over all processes that share the images; see :class:`Hooks`.
+    """
     right, images = [], 0
     with mode(network, training=False):
         for x, y in batches:
             right.append((network(x).argmax(1) == y).sum())
             images += len(y)
-    return int(torch.stack(right).sum()) / images
+    counts = across(torch.tensor([int(torch.stack(right).sum()), images], dtype=torch.float64))
+    return float(counts[0] / counts[1])
 
 
 @torch.no_grad()

@@ -18,11 +18,12 @@ FLOORS = [
     {
         *("tree", "data", "yaml_reader", "executors", "probing", "tracing", "database"),
         *("drop_path", "scheduled", "clones", "plugins", "channels"),
+        *("checkpoints", "interrupts", "parallel", "weight_average"),
     },
     {"config_faults", "config_networks", "treecells"},
     {"config", "datasets", "ops", "flow"},
-    {"cell"},
-    {"transforms", "drawing", "graphs"},
+    {"cell", "recipes"},
+    {"transforms", "drawing", "graphs", "train_settings"},
     {"flow_rules", "deepening"},
     {"layers"},
     {"decisions", "outcomes", "receipts", "logs", "places"},
@@ -35,9 +36,11 @@ FLOORS = [
     {"clock"},
     {"store"},
     {"best", "folder", "jobs", "results", "trials"},
-    {"finals"},
-    {"experiment"},
-    {"run", "export"},
+    {"finals", "train_folder"},
+    {"experiment", "train_job"},
+    {"run", "export", "trainer"},
+    {"full_training"},
+    {"train"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(
@@ -94,7 +97,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_package_or_the_command_loads_no_torch() -> None:
-    assert "torch" not in loaded_by("import pathnas, pathnas.run, pathnas.tree")
+    assert "torch" not in loaded_by("import pathnas, pathnas.run, pathnas.train, pathnas.tree")
 
 
 def test_the_functions_of_the_package_have_names_that_no_module_has() -> None:

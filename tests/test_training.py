@@ -187,3 +187,39 @@ def test_a_grown_network_trains_from_where_the_old_one_stood() -> None:
     old, new = model.train()(x), grown.train()(x)
     assert relative_change(old, new) < 1e-3
     assert math.isfinite(float(nn.functional.cross_entropy(new, y).detach()))
+
+
+def test_fit_goes_on_after_any_epoch_to_the_same_bits() -> None:
+    whole, states = network(), []
+
+    def keep(epoch: training.Epoch) -> None:
+        assert whole.training and math.isfinite(epoch.loss) and epoch.learning_rate > 0
+        states.append(deepcopy((whole.state_dict(), epoch.state())))
+
+    options = {"epochs": 4, "learning_rate": 0.1, "warmup_epochs": 1.5}
+    order = batches()
+    seen = training.fit(whole, order, hooks=training.Hooks(epoch_end=keep), **options)  # type: ignore[arg-type]
+    assert [state["epoch"] for _, state in states] == [1, 2, 3, 4]
+    assert [state["images"] for _, state in states] == [96, 192, 288, 384] and seen == 384
+    for done, (weights, state) in enumerate(states, start=1):
+        again, rest = network(7), batches()
+        again.load_state_dict(weights)
+        for _ in range(done):
+            list(rest)  # epochs that are over
+        assert training.fit(again, rest, hooks=training.Hooks(resume=state), **options) == 384  # type: ignore[arg-type]
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(again.state_dict().values(), whole.state_dict().values(), strict=True)
+        )
+
+
+def test_hooks_count_steps_sum_over_processes_and_weigh_the_loss() -> None:
+    steps: list[int] = []
+    hooks = training.Hooks(step_end=lambda: steps.append(1), across=lambda tensor: 3 * tensor)
+    assert training.fit(network(), batches(), epochs=2, learning_rate=0.1, hooks=hooks) == 6 * 96
+    assert len(steps) == 2 * 6
+    frozen = network()
+    before = deepcopy(dict(frozen.named_parameters()))
+    hooks = training.Hooks(weight=lambda: 0.0)
+    training.fit(frozen, batches(), epochs=1, learning_rate=0.1, weight_decay=0.0, hooks=hooks)
+    assert all(torch.equal(before[name], p) for name, p in frozen.named_parameters())
