@@ -1,7 +1,14 @@
-"""Pictures of trees, by matplotlib, without its global state."""
+"""Pictures of trees, by matplotlib.
+
+One look everywhere: the env's frames, TensorBoard, reports and documents. Nodes are merges, edges
+operations, each with its name and a colour or dashes of its own; with costs, an edge is the wider,
+the more its operation costs.
+"""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,13 +32,14 @@ class Stroke(NamedTuple):
     dashes: str = "-"
 
 
-# Okabe and Ito's palette, which people with colour-blind eyes can tell apart.
+# Okabe and Ito's palette, which people with colour-blind eyes can tell apart; brown stands for its
+# yellow, which is hardly seen on paper.
 STROKES = {
     "base": Stroke("#000000"),
     "identity": Stroke("#999999", "--"),
     "conv1x1": Stroke("#E69F00"),
-    "conv3x3": Stroke("#F0E442"),
-    "group_conv3x3": Stroke("#F0E442", "--"),
+    "conv3x3": Stroke("#7A4B00"),
+    "group_conv3x3": Stroke("#7A4B00", "--"),
     "sep_conv3x3": Stroke("#56B4E9"),
     "sep_conv5x5": Stroke("#0072B2"),
     "sep_conv7x7": Stroke("#009E73"),
@@ -47,6 +55,8 @@ LEVEL = 1.4
 BRANCH = 0.4
 LETTER = 0.62 / 72  # width of a letter, for each point of font size
 NODE = 0.9 / 72  # half of the height of a node, likewise
+WIDTH = 2.0  # of an edge in points, where no costs are given
+WIDTHS = (1.2, 8.0)  # of the edge that costs nothing, and of the one that costs most
 FAN = 0.25  # the part of a level in which branches spread; below it they hang straight
 
 
@@ -65,6 +75,7 @@ def draw(
     focus: Path | None = None,
     title: str | None = None,
     size: tuple[int, int] | None = None,
+    costs: Mapping[Path, float] | None = None,
 ) -> Figure:
     """Draws a tree, root on top, and returns the figure.
 
@@ -76,9 +87,13 @@ def draw(
         focus: path of a node, or of the edge to it, that is marked; ``()`` is the root.
         title: one line above the picture.
         size: width and height in pixels; None: as large as the tree needs.
+        costs: of the operation of each edge, such as its parameters or multiply-adds
+            (:func:`pathnas.costs.edges`); widths go with their square roots. None: all edges are
+            equally wide.
 
     Raises:
-        ValueError: if the focus leads nowhere or the size is not positive.
+        ValueError: if the focus leads nowhere, the size is not positive, or a cost is missing or
+            negative.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -94,7 +109,7 @@ def draw(
         place = (width / 2, height - MARGIN)
         axes.text(*place, title, ha="center", va="center", fontsize=10, parse_math=False)
     layout = _layout(tree, width, height - (MARGIN if title else 0))
-    _draw_edges(axes, tree, layout, focus)
+    _draw_edges(axes, tree, layout, focus, _widths(tree, costs))
     _draw_nodes(axes, tree, layout, focus)
     return figure
 
@@ -105,6 +120,7 @@ def rgb(
     *,
     focus: Path | None = None,
     title: str | None = None,
+    costs: Mapping[Path, float] | None = None,
 ) -> NDArray[np.uint8]:
     """Returns the picture of :func:`draw` as an array.
 
@@ -113,14 +129,62 @@ def rgb(
         size: width `W` and height `H` in pixels.
         focus: as in :func:`draw`.
         title: as in :func:`draw`.
+        costs: as in :func:`draw`.
 
     Returns:
         `[H, W, 3]` uint8.
     """
-    figure = draw(tree, focus=focus, title=title, size=size)
+    figure = draw(tree, focus=focus, title=title, size=size, costs=costs)
     canvas: Any = figure.canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def render(
+    tree: Node,
+    kind: str = "svg",
+    *,
+    title: str | None = None,
+    costs: Mapping[Path, float] | None = None,
+) -> bytes:
+    """Returns the picture of :func:`draw` as a file's content; equal for equal trees.
+
+    Args:
+        tree: what is drawn.
+        kind: ``"svg"``, ``"png"`` or ``"pdf"``.
+        title: as in :func:`draw`.
+        costs: as in :func:`draw`.
+
+    Raises:
+        ValueError: if the kind is another.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"expected a kind of picture of {KINDS}, got {kind!r}")
+    from matplotlib import rc_context
+
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    file = io.BytesIO()
+    with rc_context({"svg.hashsalt": "pathnas"}):
+        figure = draw(tree, title=title, costs=costs)
+        figure.savefig(file, format=kind, metadata=undated, dpi=2 * DPI)
+    return file.getvalue()
+
+
+KINDS = ("svg", "png", "pdf")
+
+
+def _widths(tree: Node, costs: Mapping[Path, float] | None) -> dict[Path, float]:
+    """Returns the width of each edge in points."""
+    paths = [path for path, _ in trees.walk(tree)]
+    if costs is None:
+        return dict.fromkeys(paths, WIDTH)
+    wrong = [path for path in paths if not costs.get(path, -1) >= 0]
+    if wrong:
+        got = costs.get(wrong[0])
+        raise ValueError(f"expected a cost of at least 0 for every edge, got {got} at {wrong[0]}")
+    least, most = WIDTHS
+    top = max((costs[path] for path in paths), default=0) or 1
+    return {path: least + (most - least) * (costs[path] / top) ** 0.5 for path in paths}
 
 
 def _size(tree: Node, size: tuple[int, int] | None) -> Point:
@@ -175,15 +239,18 @@ def _gaps(points: dict[Path, Point], width: float) -> dict[int, float]:
     }
 
 
-def _draw_edges(axes: Axes, tree: Node, layout: _Layout, focus: Path | None) -> None:
+def _draw_edges(
+    axes: Axes, tree: Node, layout: _Layout, focus: Path | None, widths: Mapping[Path, float]
+) -> None:
     for path, edge in trees.walk(tree):
         (x0, y0), (x, y) = layout.points[path[:-1]], layout.points[path]
         bend = y0 - FAN * layout.step
         colour, dashes = STROKES.get(edge.op, OTHER)
         line = ([x0, x, x], [y0, bend, y])
         if path == focus:
-            axes.plot(*line, color=FOCUS, linewidth=9, zorder=0)
-        axes.plot(*line, color=colour, linestyle=dashes, linewidth=2, zorder=1)
+            axes.plot(*line, color=FOCUS, linewidth=7 + widths[path], zorder=0)
+        style = {"solid_joinstyle": "round", "dash_joinstyle": "round"}
+        axes.plot(*line, color=colour, linestyle=dashes, linewidth=widths[path], zorder=1, **style)
         axes.text(
             x,
             (bend + y + NODE * layout.font) / 2,

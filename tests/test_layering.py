@@ -23,7 +23,7 @@ FLOORS = [
     {"config_faults", "config_networks", "treecells"},
     {"config", "datasets", "ops", "flow"},
     {"cell", "recipes"},
-    {"transforms", "drawing", "graphs", "train_settings"},
+    {"transforms", "drawing", "costs", "graphs", "train_settings"},
     {"flow_rules", "deepening"},
     {"layers"},
     {"decisions", "outcomes", "receipts", "logs", "places"},
@@ -38,7 +38,7 @@ FLOORS = [
     {"best", "folder", "jobs", "results", "trials"},
     {"finals", "train_folder"},
     {"experiment", "train_job"},
-    {"run", "export", "trainer"},
+    {"run", "export", "trainer", "draw"},
     {"full_training"},
     {"train"},
 ]
@@ -97,7 +97,9 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_package_or_the_command_loads_no_torch() -> None:
-    assert "torch" not in loaded_by("import pathnas, pathnas.run, pathnas.train, pathnas.tree")
+    assert "torch" not in loaded_by(
+        "import pathnas, pathnas.run, pathnas.train, pathnas.draw, pathnas.tree"
+    )
 
 
 def test_the_functions_of_the_package_have_names_that_no_module_has() -> None:
