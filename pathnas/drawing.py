@@ -249,7 +249,7 @@ def _draw_edges(
         line = ([x0, x, x], [y0, bend, y])
         if path == focus:
             axes.plot(*line, color=FOCUS, linewidth=7 + widths[path], zorder=0)
-        style = {"solid_joinstyle": "round", "dash_joinstyle": "round"}
+        style: Any = {"solid_joinstyle": "round", "dash_joinstyle": "round"}
         axes.plot(*line, color=colour, linestyle=dashes, linewidth=widths[path], zorder=1, **style)
         axes.text(
             x,
