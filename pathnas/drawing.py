@@ -52,6 +52,7 @@ FOCUS = "#FFE680"
 DPI = 100
 MARGIN = 0.35  # inches, like all lengths below
 LEVEL = 1.4
+NARROWEST = (2.2, 4.0)  # width of a picture without and with a title
 BRANCH = 0.4
 LETTER = 0.62 / 72  # width of a letter, for each point of font size
 NODE = 0.9 / 72  # half of the height of a node, likewise
@@ -100,7 +101,7 @@ def draw(
 
     if focus is not None:
         trees.node_at(tree, focus)
-    width, height = _size(tree, size)
+    width, height = _size(tree, size, NARROWEST[bool(title)])
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
@@ -187,11 +188,11 @@ def _widths(tree: Node, costs: Mapping[Path, float] | None) -> dict[Path, float]
     return {path: least + (most - least) * (costs[path] / top) ** 0.5 for path in paths}
 
 
-def _size(tree: Node, size: tuple[int, int] | None) -> Point:
+def _size(tree: Node, size: tuple[int, int] | None, narrowest: float) -> Point:
     """Returns width and height in inches."""
     if size is None:
         leaves = sum(edge.child.is_leaf for _, edge in trees.walk(tree))
-        return max(4.0, leaves * BRANCH), max(1, trees.depth(tree)) * LEVEL + 3 * MARGIN
+        return max(narrowest, leaves * BRANCH), max(1, trees.depth(tree)) * LEVEL + 3 * MARGIN
     if min(size) < 1:
         raise ValueError(f"expected a width and a height of at least 1 pixel, got {size=}")
     width, height = size

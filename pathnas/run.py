@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with folder.open_run(config, new=options.new) as store, signals:
             path = store.path
             summary = experiment.run(planned, store, Console(quiet=options.quiet))
+            _report(path)
     except folder.FolderInUse as error:
         return _fail(EXIT_IN_USE, error)
     except RecordError as error:
@@ -85,6 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(EXIT_INTERRUPTED + signals.first, f"interrupted; to continue: {again}")
     print(result(summary))
     return 0
+
+
+def _report(path: Path) -> None:
+    """Writes the report of a run that has ended, unless it has one; a fault ends no run."""
+    from pathnas import report
+
+    try:
+        written, summary = path / report.NAME, path / "summary.json"
+        if not written.exists() or written.stat().st_mtime < summary.stat().st_mtime:
+            report.write(path)
+    except Exception as error:  # whatever it is, the run itself has its result
+        again = f"python -m pathnas.report {path}"
+        print(
+            f"warning: the report could not be written: {type(error).__name__}: {error}; "
+            f"to try again: {again}",
+            file=sys.stderr,
+        )
 
 
 def _fail(code: int, why: object) -> int:
