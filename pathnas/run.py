@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import json
 import os
 import re
 import signal
@@ -45,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--new", action="store_true", help="begin another run beside those of the same name"
     )
     found.add_argument("--quiet", action="store_true", help="print only the result")
+    found.add_argument("--json", action="store_true", help="print the summary alone, as JSON")
     return found
 
 
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from pathnas.database import RecordError
 
     torch.set_num_threads(1)
-    signals = Signals()
+    signals, console = Signals(), Console(quiet=options.quiet or options.json)
     try:
         config = _config(options)
         planned = plan.Plan.of(config)
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with folder.open_run(config, new=options.new) as store, signals:
             path = store.path
-            summary = experiment.run(planned, store, Console(quiet=options.quiet))
+            summary = experiment.run(planned, store, console)
             _report(path)
     except folder.FolderInUse as error:
         return _fail(EXIT_IN_USE, error)
@@ -84,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         again = f"python -m pathnas.run --resume {path}"
         return _fail(EXIT_INTERRUPTED + signals.first, f"interrupted; to continue: {again}")
-    print(result(summary))
+    print(json.dumps(summary) if options.json else result(summary))
     return 0
 
 
@@ -118,6 +121,8 @@ def _config(options: argparse.Namespace) -> Config:
             raise ValueError("--extend needs --resume FOLDER")
         if options.config is None:
             raise ValueError("expected a YAML file or --resume FOLDER; see --help")
+        if not Path(options.config).exists():
+            raise FileNotFoundError(unknown_file(options.config))
         return config.load(options.config, options.overrides)
     if options.new:
         raise ValueError("--new begins a run and --resume continues one: give one of them")
@@ -130,6 +135,16 @@ def _config(options: argparse.Namespace) -> Config:
     # Without a file, the first override stands where the file would.
     overrides = [*([options.config] if options.config else []), *options.overrides]
     return folder.resumed(Path(options.resume), overrides, extend)
+
+
+def unknown_file(path: str) -> str:
+    """Returns what to say of a YAML file that is not there: with the nearest that are."""
+    folders = dict.fromkeys((Path(path).parent, Path("experiments"), Path(".")))
+    known = {str(file): file.stem for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    stems = difflib.get_close_matches(Path(path).stem, known.values(), 3, 0.6)
+    near = [file for stem in stems for file in known if known[file] == stem]
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else "give a YAML file"
+    return f"{path}: no such file; {hint}"
 
 
 class Signals:
