@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jinja2 import DictLoader, Environment, StrictUndefined
 
+from pathnas.dotted import flattened
 from pathnas.facts import Facts
 from pathnas.report import charts, views
 from pathnas.report.charts import Series
@@ -81,21 +82,6 @@ def comparison_page(runs: Sequence[Facts]) -> str:
         progress=charts.chart("best accuracy so far", across, up, series),
         differing=differing,
     )
-
-
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested settings under dotted keys.
-
-    >>> flattened({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= flattened(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def _networks(facts: Facts) -> list[tuple[str, dict[str, Any]]]:
