@@ -132,7 +132,7 @@ class Board:
             found = costs.edges(candidate.tree, self._sites)
             widths = {path: cost.macs for path, cost in found.items()}
         title = None if accuracy is None else f"validation accuracy {accuracy:.4f} in its trial"
-        picture = drawing.rgb(candidate.tree, title=title, costs=widths)
+        picture = drawing.rgb(candidate.tree, None, title=title, costs=widths)
         self.writer(name).add_image(tag, picture, step, dataformats="HWC")
 
     def learner(self, name: str, update: Update) -> None:
@@ -148,14 +148,14 @@ class Board:
     def searched(self, name: str, learner: str, record: Record) -> None:
         """Writes the pictures of a search that has ended.
 
-        The best trees, with their places from 0 as steps, and the actions over the updates.
+        The best trees, the best one last, where TensorBoard opens; and the actions over the updates.
 
         Args:
             name: ``"env"`` or ``"control"``.
             learner: name under which its learner was written.
             record: all its trials.
         """
-        for place, trial in enumerate(record.best(BEST)):
+        for place, trial in enumerate(reversed(record.best(BEST))):
             accuracy = trial.outcome.accuracy
             self._picture(name, "search/best_trees", trial.candidate, accuracy, place)
         shares = self._shares.get(learner, [])
@@ -198,7 +198,12 @@ class Board:
             writer.close()
 
 
-SETTINGS = ("seed", "data.name", "base.network.", "search.", "final.")
+SETTINGS = (
+    *("seed", "data.name", "base.network.name", "base.network.widths"),
+    *("search.trials", "search.episodes", "search.depth", "search.max_macs", "search.ops"),
+    *("search.controller.", "search.reward.", "search.trial.epochs", "search.trial.learning_rate"),
+    *("search.trial.birth", "final.training.epochs"),
+)
 """What keys begin with that stand in the table of hyperparameters."""
 
 

@@ -117,7 +117,7 @@ def draw(
 
 def rgb(
     tree: Node,
-    size: tuple[int, int] = (720, 480),
+    size: tuple[int, int] | None = (720, 480),
     *,
     focus: Path | None = None,
     title: str | None = None,
@@ -127,7 +127,7 @@ def rgb(
 
     Args:
         tree: what is drawn.
-        size: width `W` and height `H` in pixels.
+        size: width `W` and height `H` in pixels; None: as large as the tree needs.
         focus: as in :func:`draw`.
         title: as in :func:`draw`.
         costs: as in :func:`draw`.

@@ -107,6 +107,8 @@ def test_pictures(folder: Path) -> None:
     env, control = read(folder, "env"), read(folder, "control")
     assert [image.step for image in env.Images("search/best_tree")] == [0, 1, 2]
     assert [image.step for image in env.Images("search/best_trees")] == list(range(9))
+    widths = [image.width for image in env.Images("search/best_trees")]
+    assert all(width < 720 for width in widths)
     assert "search/best_tree" not in control.Tags()["images"]
     [heat] = read(folder, "controller").Images("controller/actions")
     assert heat.width == 720 and heat.encoded_image_string.startswith(b"\x89PNG")
@@ -160,6 +162,9 @@ def test_tensorboard_shows_scalars_and_pictures(folder: Path, tmp_path: Path) ->
                 pass
             time.sleep(0.5)
         assert "search/accuracy_best" in seen
+        query = "data/plugin/images/images?run=env&tag=search/best_tree&sample=0"
+        images = urllib.request.urlopen(f"{address}/{query}").read()
+        assert images.count(b"blob_key") == 3
         browser = shutil.which("chromium") or shutil.which("chromium-browser")
         if browser is None:
             pytest.skip("chromium is not installed")
