@@ -148,7 +148,7 @@ class Board:
     def searched(self, name: str, learner: str, record: Record) -> None:
         """Writes the pictures of a search that has ended.
 
-        The best trees, the best one last, where TensorBoard opens; and the actions over the updates.
+        The best trees, the best one last, where TensorBoard opens, and the actions over time.
 
         Args:
             name: ``"env"`` or ``"control"``.
