@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: run test test-slow bench clean
+.PHONY: run test test-slow bench docs clean
 
 run: .venv/installed
 	$(BIN)/python -m pathnas.run experiments/digits.yaml
@@ -22,8 +22,12 @@ bench: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.executors
 	$(BIN)/python -m benchmarks.record
 
+docs: .venv/installed
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

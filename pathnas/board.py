@@ -201,8 +201,8 @@ class Board:
 SETTINGS = (
     *("seed", "data.name", "base.network.name", "base.network.widths"),
     *("search.trials", "search.episodes", "search.depth", "search.max_macs", "search.ops"),
-    *("search.controller.", "search.reward.", "search.trial.epochs", "search.trial.learning_rate"),
-    *("search.trial.birth", "final.training.epochs"),
+    *("search.controller.name", "search.controller.learning_rate", "search.controller.entropy"),
+    *("search.trial.epochs", "search.trial.learning_rate", "final.training.epochs"),
 )
 """What keys begin with that stand in the table of hyperparameters."""
 

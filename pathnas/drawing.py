@@ -272,8 +272,9 @@ def _draw_nodes(axes: Axes, tree: Node, layout: _Layout, focus: Path | None) -> 
         if path == focus:
             axes.plot(x, y, "o", color=FOCUS, markersize=18, zorder=2)
         if node.merge is None:
+            style: Any = {"markersize": 7, "markeredgecolor": "white" if node.is_leaf else "black"}
             fill = "black" if node.is_leaf else "white"
-            axes.plot(x, y, "o", color="black", markerfacecolor=fill, markersize=5, zorder=4)
+            axes.plot(x, y, "o", markerfacecolor=fill, zorder=4, **style)
             continue
         box = {
             "boxstyle": "round,pad=0.25",
