@@ -52,6 +52,8 @@ def test_an_installed_copy_runs_and_has_no_top_level_envs(source: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert (away / "runs" / "smoke" / "summary.json").is_file()
     assert (site / "pathnas" / "py.typed").is_file()
+    assert (site / "pathnas" / "report" / "templates" / "run.html").is_file()
+    assert (site / "bin" / "pathnas").is_file()
 
 
 @pytest.mark.parametrize("mode", ["", "strict", "compat"])
