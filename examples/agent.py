@@ -2,8 +2,8 @@
 
 python examples/agent.py [--steps 4096] [--picture best.png]
 
-Needs sb3-contrib. The evaluator is the surrogate, so that this takes a minute; hand `gymnasium.make` an
-`evaluator` of yours to search with real trainings.
+Needs sb3-contrib. The evaluator is the surrogate, so that this takes a minute; hand
+`gymnasium.make` an `evaluator` of yours to search with real trainings.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python examples/grow_torchvision.py [--steps 20] [--to grown.pt]
 
-The images are noise, so nothing is learned here: put a data loader of yours in their place. It shows that
-the grown network starts where the old one stood.
+The images are noise, so nothing is learned here: put a data loader of yours in their place. It
+shows that the grown network starts where the old one stood.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def test_an_installed_copy_runs_and_has_no_top_level_envs(source: Path, tmp_path
     away.mkdir()
     install(site, source)
     tops = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
-    assert tops == {"pathnas"}
+    assert tops == {"pathnas", "bin"}  # bin holds the command
     where = python(site, "-c", "import pathnas; print(pathnas.__file__)", folder=away)
     assert where.stdout.startswith(str(site))
     for name in ("envs", "controllers"):
@@ -52,7 +52,7 @@ def test_an_installed_copy_runs_and_has_no_top_level_envs(source: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert (away / "runs" / "smoke" / "summary.json").is_file()
     assert (site / "pathnas" / "py.typed").is_file()
-    assert (site / "pathnas" / "report" / "templates" / "run.html").is_file()
+    assert (away / "runs" / "smoke" / "report.html").is_file()
     assert (site / "bin" / "pathnas").is_file()
 
 
