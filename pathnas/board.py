@@ -146,7 +146,7 @@ class Board:
         writer.flush()
 
     def searched(self, name: str, learner: str, record: Record) -> None:
-        """Writes the pictures of a search that has ended.
+        """Writes the pictures of a search that has ended; of its control there are none.
 
         The best trees, the best one last, where TensorBoard opens, and the actions over time.
 
@@ -155,6 +155,8 @@ class Board:
             learner: name under which its learner was written.
             record: all its trials.
         """
+        if name == "control":
+            return
         for place, trial in enumerate(reversed(record.best(BEST))):
             accuracy = trial.outcome.accuracy
             self._picture(name, "search/best_trees", trial.candidate, accuracy, place)
@@ -220,15 +222,14 @@ def heat(shares: Sequence[Mapping[str, float]]) -> NDArray[np.uint8]:
     from matplotlib.figure import Figure
 
     names = list(shares[0])
-    figure = Figure(figsize=(7.2, 0.28 * len(names) + 1), dpi=100, layout="constrained")
+    height = 0.28 * len(names) + 1
+    figure = Figure(figsize=(7.2, height), dpi=100)
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot(title="share of each action among the decisions of its kind")
+    axes = figure.add_axes((0.17, 0.55 / height, 0.81, 0.28 * len(names) / height))
     values = [[one[name] for one in shares] for name in names]
-    image = axes.imshow(
-        values, aspect="auto", vmin=0, vmax=1, cmap="Blues", interpolation="nearest"
-    )
+    axes.imshow(values, aspect="auto", vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("update")
-    figure.colorbar(image)
+    axes.set_title("share of each action among the decisions of its kind, white 0 to dark 1")
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
