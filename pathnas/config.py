@@ -133,6 +133,15 @@ class Recipe(_Model):
     """random changes of the training images"""
 
 
+class Distill(_Model):
+    """The distillation of `birth: distilled`, from the base network's logits."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """passes over the training images, the first of the training's epochs"""
+    learning_rate: LearningRate = 0.03
+    """learning rate at its highest"""
+
+
 class TrialRecipe(Recipe):
     """How a candidate is trained in a trial (section 4.1 of the paper)."""
 
@@ -140,12 +149,24 @@ class TrialRecipe(Recipe):
     """passes over the training images"""
     learning_rate: LearningRate = 0.035
     """learning rate at its highest"""
-    birth: Literal["gated", "hard"] = "gated"
-    """whether new operations that are no identities fade in or are there at once"""
+    birth: Literal["gated", "hard", "distilled"] = "gated"
+    """new operations that are no identities fade in, are there at once, or that and distillation"""
+    distill: Annotated[Distill, Field(validate_default=True)] = Distill()
+    """the distillation of birth: distilled"""
+    inherit_optimizer: bool = False
+    """begin with the base network's momentum"""
     gate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     """share of the trial over which the gate falls to 0"""
     noise: Share = 6e-3
     """symmetry-breaking noise on replicas, in standard deviations of the weight"""
+
+    @field_validator("distill")
+    @classmethod
+    def _some_training_is_left(cls, distill: Distill, info: ValidationInfo) -> Distill:
+        epochs = info.data.get("epochs", distill.epochs + 1)
+        if info.data.get("birth") == "distilled" and distill.epochs >= epochs:
+            raise ValueError(f"epochs must be below those of the training, {epochs}")
+        return distill
 
 
 class Data(_Model):

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pathnas import cell, data, networks, training
-from pathnas.config import Recipe
+from pathnas import cell, data, networks, optimizer_state, training
+from pathnas.config import Distill, Recipe
 from pathnas.data import Normalization
 from pathnas.decisions import Limits
-from pathnas.ops import Birth as BirthMode
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.transforms import Birth, grow, growth
 from pathnas.tree import BASE_TREE, Node
+
+BirthMode = Literal["gated", "hard", "distilled"]
+"""``"distilled"``: hard, and then a short distillation from the base network's logits."""
 
 CALIBRATION_IMAGES = 256
 EVALUATION_BATCH = 500
@@ -103,11 +105,14 @@ class Training:
         seed: of everything random in it.
         tree: what the cells grow to before the training.
         weights: file of the base network to inherit from; None: fresh weights.
-        birth: see :class:`pathnas.transforms.Birth`.
+        birth: see :data:`BirthMode` and :class:`pathnas.transforms.Birth`.
         gate_fraction: see :func:`pathnas.training.fit`.
         noise: see :class:`pathnas.transforms.Birth`.
         everything: whether to train on training and validation images together.
-        save: where to write the weights, and the moments that growth needs; None: nowhere.
+        save: where to write the weights, and the moments and optimizer state that growth needs;
+            None: nowhere.
+        distill: of the birth ``"distilled"``; its epochs are the first of the recipe's.
+        inherit_optimizer: whether what is inherited comes with its optimizer's state.
     """
 
     setting: Setting
@@ -121,6 +126,8 @@ class Training:
     noise: float = 0.0
     everything: bool = False
     save: Path | None = None
+    distill: Distill = field(default_factory=Distill)
+    inherit_optimizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,26 +152,44 @@ def moments_file(weights: Path) -> Path:
     return weights.with_suffix(".moments.safetensors")
 
 
+def optimizer_file(weights: Path) -> Path:
+    """Returns where the optimizer's state stands beside a network's weights."""
+    return weights.with_suffix(".optimizer.safetensors")
+
+
 def build(job: Training) -> nn.Module:
     """Returns the network at the start of a training, on the CPU: built, inherited and grown.
 
     Raises:
         ValueError: if the tree does not fit or the weights are of another network.
     """
-    setting = job.setting
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(job.seed, "weights"))
-        network = networks.build(
-            channels=setting.image_shape[0], classes=setting.classes, **job.network
-        )
-        if job.weights is not None:
-            load_weights(network, job.weights)
-            moments = moments_file(job.weights)
-            if moments.exists():
-                cell.set_moments(network, load_file(moments))
+        network = _before_growth(job)
         if job.tree != BASE_TREE:
-            birth = Birth(job.birth, job.noise, _generator(job, "noise"))
+            mode: Literal["gated", "hard"] = "gated" if job.birth == "gated" else "hard"
+            birth = Birth(mode, job.noise, _generator(job, "noise"))
             network = grow(network, growth(job.tree), birth)
+    return network
+
+
+def base_of(job: Training) -> nn.Module:
+    """Returns the network that a training grows, on the CPU: built and inherited."""
+    with torch.random.fork_rng(devices=[]):
+        return _before_growth(job)
+
+
+def _before_growth(job: Training) -> nn.Module:
+    """Seeds torch's global generator and draws from it."""
+    setting = job.setting
+    torch.manual_seed(seed_of(job.seed, "weights"))
+    network = networks.build(
+        channels=setting.image_shape[0], classes=setting.classes, **job.network
+    )
+    if job.weights is not None:
+        load_weights(network, job.weights)
+        moments = moments_file(job.weights)
+        if moments.exists():
+            cell.set_moments(network, load_file(moments))
     return network
 
 
@@ -199,12 +224,24 @@ def train(job: Training) -> Trained:
     Raises:
         FloatingPointError: if it diverges.
     """
-    start = time.perf_counter()
-    setting, recipe = job.setting, job.recipe
-    images, validation = setting.source("train"), setting.source("validation")
-    fitted = data.join(images, validation) if job.everything else images
+    start, setting = time.perf_counter(), job.setting
     network = build(job).to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = data.batches(
+    optimizer, seen = learn(job, network, training_batches(job))
+    validation = setting.evaluation_batches(setting.source("validation"))
+    accuracy = training.accuracy(network, validation)
+    if job.save is not None:
+        _calibrate(network, setting.source("train"), setting)
+        save_weights(network, job.save, optimizer)
+    parameters = networks.parameters(network)
+    return Trained(accuracy, parameters, seen, time.perf_counter() - start)
+
+
+def training_batches(job: Training) -> data.Batches:
+    """Returns the images of a training, augmented, each epoch in a new order."""
+    setting, recipe = job.setting, job.recipe
+    images = setting.source("train")
+    fitted = data.join(images, setting.source("validation")) if job.everything else images
+    return data.batches(
         fitted,
         batch_size=recipe.batch_size,
         normalization=setting.normalization,
@@ -216,14 +253,66 @@ def train(job: Training) -> Trained:
         drop_last=len(fitted) % recipe.batch_size == 1 and len(fitted) > 1,
         workers=setting.loaders,
     )
-    hyperparameters = recipe.model_dump(include=FITTED)
-    seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
-    accuracy = training.accuracy(network, setting.evaluation_batches(validation))
-    if job.save is not None:
-        _calibrate(network, images, setting)
-        save_weights(network, job.save)
-    parameters = networks.parameters(network)
-    return Trained(accuracy, parameters, seen, time.perf_counter() - start)
+
+
+def learn(
+    job: Training, network: nn.Module, batches: training.Batches
+) -> tuple[torch.optim.Optimizer, int]:
+    """Does the steps of a training, in place.
+
+    Args:
+        job: the training.
+        network: of :func:`build`, on its device.
+        batches: of :func:`training_batches`.
+
+    Returns:
+        The optimizer, and the number of training images seen.
+
+    Raises:
+        FloatingPointError: if it diverges.
+    """
+    fitted = job.recipe.model_dump(include=FITTED)
+    optimizer = training.sgd(
+        network,
+        fitted["momentum"],
+        nesterov=fitted["nesterov"],
+        weight_decay=fitted["weight_decay"],
+    )
+    if job.inherit_optimizer and job.weights is not None:
+        inherit_optimizer(job, network, optimizer)
+    distilled = seen = 0
+    if job.birth == "distilled" and job.weights is not None and job.tree != BASE_TREE:
+        distilled = min(job.distill.epochs, job.recipe.epochs)
+        rate = job.distill.learning_rate
+        own = {**fitted, "epochs": distilled, "learning_rate": rate, "warmup_epochs": 0.0}
+        teacher = base_of(job).to(job.setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        seen = training.distill(network, teacher, batches, **own)
+    seen += training.fit(
+        network,
+        batches,
+        gate_fraction=job.gate_fraction,
+        optimizer=optimizer,
+        **{**fitted, "epochs": job.recipe.epochs - distilled},
+    )
+    return optimizer, seen
+
+
+def inherit_optimizer(job: Training, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Gives a grown network's optimizer what that of the base network remembered at its end.
+
+    Raises:
+        ValueError: if it was not saved beside the weights, or is of another network.
+    """
+    assert job.weights is not None
+    path = optimizer_file(job.weights)
+    try:
+        state = load_file(path)
+        grown = optimizer_state.carry(state, base_of(job), growth(job.tree))
+        optimizer_state.write(optimizer, network, grown)
+    except Exception as error:  # safetensors raises its own exceptions
+        raise ValueError(
+            f"{path}: expected the optimizer state of this network: {error}"
+        ) from error
 
 
 FITTED = set(Recipe.model_fields) - {"batch_size", "augment"}
@@ -241,10 +330,14 @@ def _calibrate(network: nn.Module, images: data.Source, setting: Setting) -> Non
     training.calibrate(network, x)
 
 
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Writes a network's weights, and beside them its moments, aside and then renamed."""
+def save_weights(network: nn.Module, path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Writes a network's weights, and beside them its moments and its optimizer's state.
+
+    Each file is written aside and then renamed.
+    """
     for target, tensors in (
         (moments_file(path), cell.moments(network)),
+        (optimizer_file(path), optimizer_state.read(optimizer, network)),
         (path, network.state_dict()),
     ):
         aside = target.with_name(f".{target.name}.part")

@@ -52,6 +52,7 @@ class Plan:
             **config.base.network.model_dump(),
         }
         if config.base.weights is not None:
+            _check_optimizer(config, Path(config.base.weights))
             with torch.random.fork_rng(devices=[]):
                 evaluators.load_weights(networks.build(**network), Path(config.base.weights))
         sketch = networks.sketch(**network)
@@ -91,6 +92,7 @@ class Plan:
             seed_of(self.config.seed, "base"),
             weights=None if weights is None else Path(weights),
             save=save,
+            inherit_optimizer=weights is not None and self.config.search.trial.inherit_optimizer,
         )
 
     def inherit(self, base: Training) -> Training:
@@ -104,6 +106,8 @@ class Plan:
             birth=trial.birth,
             gate_fraction=trial.gate_fraction,
             noise=trial.noise,
+            distill=trial.distill,
+            inherit_optimizer=trial.inherit_optimizer,
         )
 
     def evaluator(self, base: Training) -> InheritAndTrain:
@@ -119,4 +123,13 @@ class Plan:
             settings.cost_weight,
             settings.cost_target * self.base_macs,
             settings.failure,
+        )
+
+
+def _check_optimizer(config: Config, weights: Path) -> None:
+    path = evaluators.optimizer_file(weights)
+    if config.search.trial.inherit_optimizer and not path.is_file():
+        raise ValueError(
+            f"search.trial.inherit_optimizer: expected the optimizer's state beside base.weights, "
+            f"got no file {path}"
         )

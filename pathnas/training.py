@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
@@ -21,6 +21,10 @@ class Batches(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
     """Batches of images `[B, C, H, W]` and labels `[B]`; iterating again is the next epoch."""
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From outputs `[B, classes]` and targets to one number."""
+
+
 def fit(
     network: nn.Module,
     batches: Batches,
@@ -35,6 +39,8 @@ def fit(
     label_smoothing: float = 0.0,
     precision: Precision = "float32",
     gate_fraction: float = 0.1,
+    optimizer: torch.optim.Optimizer | None = None,
+    loss_of: Loss | None = None,
 ) -> int:
     """Trains a network in place by SGD.
 
@@ -52,6 +58,10 @@ def fit(
         label_smoothing: of the cross entropy.
         precision: of the forward pass, by autocast; float16 scales the loss.
         gate_fraction: share of all steps, in (0, 1].
+        optimizer: of the network's parameters, to go on with what it remembers; only the learning
+            rate of its first group is set. None: a new one by :func:`sgd`.
+        loss_of: the loss, of the outputs and what `batches` gives beside the images; None: cross
+            entropy.
 
     Returns:
         The number of training images seen, repeats counted.
@@ -60,16 +70,10 @@ def fit(
         FloatingPointError: if the loss of an epoch is not finite.
     """
     device = next(network.parameters()).device
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=learning_rate,
-        momentum=momentum,
-        nesterov=nesterov and momentum > 0,
-        weight_decay=weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
+    if optimizer is None:
+        optimizer = sgd(network, momentum, nesterov=nesterov, weight_decay=weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    loss_of = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    loss_of = loss_of or nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     steps, warmup = epochs * len(batches), warmup_epochs * len(batches)
     step = images = 0
     network.train()
@@ -92,6 +96,72 @@ def fit(
             raise FloatingPointError(f"the loss became {mean} in epoch {epoch} of {epochs}")
     cell.set_gates(network, 0.0)
     return images
+
+
+def sgd(
+    network: nn.Module, momentum: float = 0.9, *, nesterov: bool = True, weight_decay: float = 1e-4
+) -> torch.optim.SGD:
+    """Returns the optimizer of :func:`fit`, which sets its learning rate."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=0.0,
+        momentum=momentum,
+        nesterov=nesterov and momentum > 0,
+        weight_decay=weight_decay,
+        fused=next(network.parameters()).device.type in ("cpu", "cuda"),
+    )
+
+
+class _Taught:
+    """Batches whose labels give way to the logits of a teacher in eval mode, `[B, classes]`."""
+
+    def __init__(self, batches: Batches, teacher: nn.Module) -> None:
+        self.batches = batches
+        self.teacher = teacher
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, _ in self.batches:
+            with torch.no_grad(), mode(self.teacher, training=False):
+                logits = self.teacher(x)
+            yield x, logits
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    batches: Batches,
+    *,
+    epochs: int = 1,
+    learning_rate: float = 0.03,
+    **options: Any,
+) -> int:
+    """Brings a network's logits near a teacher's by training it briefly, in place.
+
+    The paper's remedy for what is born as no identity: pooling, or an activation that cuts its
+    input. The loss is the mean squared distance of the logits (Ba and Caruana, "Do deep nets really
+    need to be deep?", 2014; Kim et al., 2021, compare it with the divergence of softened
+    probabilities and find it better), since what is wanted is the teacher's function itself.
+
+    Args:
+        student: the grown network; left in train mode.
+        teacher: the network before the growth; it stays as it is, its mode included.
+        batches: of training images; their labels are not looked at.
+        epochs: passes.
+        learning_rate: at its highest.
+        options: others of :func:`fit`.
+
+    Returns:
+        The number of training images seen, repeats counted.
+
+    Raises:
+        FloatingPointError: if the loss of an epoch is not finite.
+    """
+    taught = _Taught(batches, teacher)
+    fitted = {"epochs": epochs, "learning_rate": learning_rate, **options}
+    return fit(student, taught, loss_of=nn.MSELoss(), **fitted)
 
 
 def _rate(peak: float, step: int, steps: int, warmup: float, *, cosine: bool) -> float:

@@ -18,7 +18,7 @@ FLOORS = [
     {"cell"},
     {"transforms", "drawing"},
     {"decisions", "outcomes"},
-    {"networks", "surrogate", "training"},
+    {"networks", "optimizer_state", "surrogate", "training"},
     {"evaluators", "envs", "controllers"},
     {"search"},
     {"store", "board", "console", "plan"},

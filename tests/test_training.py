@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pathnas import data, networks, training
 from pathnas.cell import cells
 from pathnas.ops import Gate
-from pathnas.transforms import Insert, Replace, grow
+from pathnas.transforms import Birth, Insert, Replace, grow
 from tests.strategies import relative_change
 
 
@@ -139,3 +139,42 @@ def test_a_grown_network_trains_from_where_the_old_one_stood() -> None:
     old, new = model.train()(x), grown.train()(x)
     assert relative_change(old, new) < 1e-3
     assert math.isfinite(float(nn.functional.cross_entropy(new, y).detach()))
+
+
+def test_distilling_brings_a_grown_network_back_to_its_base_without_labels() -> None:
+    teacher = network()
+    training.fit(teacher, batches(), epochs=3, learning_rate=0.1)
+    teacher.stem.eval()
+    before = deepcopy(teacher.state_dict())
+    done = [Insert((0,)), Replace((0, 0), "max_pool3x3")]
+    x, _ = next(iter(batches()))
+
+    def distance(student: nn.Module) -> float:
+        with torch.no_grad():
+            change = deepcopy(student).eval()(x) - deepcopy(teacher).eval()(x)
+        return float(change.square().mean())
+
+    student = grow(teacher, done, Birth("hard"))
+    born = distance(student)
+    unlabelled = data.batches(
+        data.Images(source().pixels, torch.zeros(96, dtype=torch.int64)),
+        batch_size=16,
+        normalization=data.measure(source()),
+    )
+    seen = training.distill(student, teacher, unlabelled, epochs=4, learning_rate=0.05)
+    assert seen == 4 * 96
+    assert born > 0.1 and distance(student) < born / 4
+    assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+    assert teacher.training and not teacher.stem.training
+
+
+def test_an_optimizer_that_is_handed_in_goes_on_with_what_it_remembers() -> None:
+    states = []
+    for momentum in (0.0, 1.0):
+        trained = network()
+        optimizer = training.sgd(trained)
+        for parameter in trained.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, momentum)
+        training.fit(trained, batches(), epochs=1, learning_rate=0.1, optimizer=optimizer)
+        states.append(trained.state_dict()["head.2.bias"])
+    assert (states[0] - states[1]).min() > 0.1
