@@ -138,7 +138,7 @@ class Distill(_Model):
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
     """passes over the training images, the first of the training's epochs"""
-    learning_rate: LearningRate = 0.03
+    learning_rate: LearningRate = 0.01
     """learning rate at its highest"""
 
 

@@ -135,7 +135,7 @@ def distill(
     batches: Batches,
     *,
     epochs: int = 1,
-    learning_rate: float = 0.03,
+    learning_rate: float = 0.01,
     **options: Any,
 ) -> int:
     """Brings a network's logits near a teacher's by training it briefly, in place.
