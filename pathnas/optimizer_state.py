@@ -142,13 +142,14 @@ def sources(network: nn.Module, transforms: Sequence[Transform]) -> dict[str, Te
     for name, low in grown.items():
         scale = (apart[name] - low) / _APART
         new = scale == 0
-        origin = torch.where(new, -1, (low / scale).nan_to_num(0).round() - 1).long()
-        if not torch.allclose(scale * other[origin], torch.where(new, 0, check[name])):
+        place = torch.where(new, 1.0, low / scale).round().clamp(1, weights).long() - 1
+        checked = (check[name] / scale).round() == other[place]
+        if not torch.where(new, check[name] == low, checked).all():
             raise ValueError(
                 f"expected weights that are new or made of one other each, got {name}, where "
                 f"several make one"
             )
-        found[name] = origin
+        found[name] = torch.where(new, -1, place)
     return found
 
 

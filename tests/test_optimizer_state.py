@@ -179,17 +179,36 @@ def test_nothing_is_changed_and_no_random_number_drawn() -> None:
     assert found["1.root.edges.0.child.edges.0.op.convs.0.weight"].unique().tolist() == [-1]
 
 
-class Sum:
-    """A transform that is none: it adds weights together."""
+class Mix:
+    """A transform that is none: it makes weights of several."""
+
+    def __init__(self, other: float) -> None:
+        self.other = other
 
     def _apply(self, cell: Cell, birth: object) -> None:
         weight = cell.root.edge(0).op.convs[0].weight
-        weight.data += weight.data.flip(0)
+        weight.data += self.other * weight.data.flip(0)
 
 
-def test_weights_that_are_added_together_are_refused() -> None:
+@pytest.mark.parametrize("other", [1.0, -1.0, 0.5])
+def test_weights_that_are_made_of_several_are_refused(other: float) -> None:
     with pytest.raises(ValueError, match=r"1\.root\.edges\.0\.op\.convs\.0\.weight, where several"):
-        optimizer_state.sources(network()[0], [Sum()])  # type: ignore[list-item]
+        optimizer_state.sources(network()[0], [Mix(other)])  # type: ignore[list-item]
+
+
+class Third:
+    """What a widening does to those that read from the wider layer."""
+
+    def _apply(self, cell: Cell, birth: object) -> None:
+        cell.root.edge(0).op.convs[0].weight.data /= 3
+
+
+def test_scaled_copies_get_the_state_as_it_is() -> None:
+    module, _ = network()
+    state = {f"{name}.m": torch.randn_like(value) for name, value in module.named_parameters()}
+    carried = optimizer_state.carry(state, module, [Third()])  # type: ignore[list-item]
+    assert carried.keys() == state.keys()
+    assert all(torch.equal(carried[key], state[key]) for key in state)
 
 
 def test_optimizers_and_states_of_another_network_are_refused() -> None:
