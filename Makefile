@@ -18,6 +18,9 @@ test-slow: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.rollout
+	$(BIN)/python -m benchmarks.growth
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.executors
+	$(BIN)/python -m benchmarks.record
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -86,3 +86,18 @@ def rollout(
         )
         for rows, actions, state in zip(seen, chosen, states, strict=True)
     ]
+
+
+def replay(actions: Sequence[int], limits: Limits) -> Episode:
+    """Returns the episode of some actions, which :func:`rollout` chose under the same limits.
+
+    Raises:
+        ValueError: if an action is not allowed where it stands, or the episode does not end.
+    """
+    state, seen = State(), []
+    for action in actions:
+        seen.append(observation.encode(state, limits))
+        state = decisions.step(state, action, limits)
+    if not state.done:
+        raise ValueError(f"expected the actions of a whole episode, got {list(actions)}")
+    return Episode(stack(seen), np.array(actions, dtype=np.int64), state.tree)

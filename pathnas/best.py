@@ -14,10 +14,11 @@ from pathlib import Path
 
 from torch import nn
 
-from pathnas import config, evaluators, networks, store
+from pathnas import config, files, networks, weight_files
 from pathnas import tree as trees
 from pathnas.data import Normalization
 from pathnas.evaluators import Training
+from pathnas.plugins import Plugins
 from pathnas.tree import Node
 
 
@@ -50,7 +51,7 @@ def save(
     """Writes the folder of a trained network.
 
     Args:
-        folder: to be made.
+        folder: to be made; what stands there is replaced.
         job: the training; its weights are copied from where it saved them.
         settings: of the run.
         validation: accuracy to record.
@@ -58,10 +59,22 @@ def save(
     """
     if job.save is None:
         raise ValueError("only a training that was saved can be kept, got save=None")
-    folder.mkdir(parents=True)
-    shutil.copyfile(job.save, folder / "network.safetensors")
-    store.write_text(folder / "tree.json", trees.to_json(job.tree) + "\n")
-    store.write_text(folder / "config.yaml", config.dump(settings))
+    part = files.aside(folder)
+    for leftover in (part, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    shutil.copyfile(job.save, part / "network.safetensors")
+    files.sync(part / "network.safetensors")
+    describe(part, job, settings=settings, validation=validation, test=test)
+    files.install(part, folder)
+
+
+def describe(
+    folder: Path, job: Training, *, settings: config.Config, validation: float, test: float
+) -> None:
+    """Writes all of a network's folder but its weights; as :func:`save`."""
+    files.write(folder / "tree.json", trees.to_json(job.tree) + "\n")
+    files.write(folder / "config.yaml", config.dump(settings))
     about = {
         "image_shape": job.setting.image_shape,
         "classes": job.setting.classes,
@@ -69,11 +82,11 @@ def save(
         "validation": validation,
         "test": test,
     }
-    store.write_json(folder / "about.json", about)
+    files.write_json(folder / "about.json", about)
 
 
 def load(folder: str | Path) -> Best:
-    """Loads the ``best`` folder of a run.
+    """Loads the ``best`` folder of a run, and imports the plugins of its config.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -81,6 +94,7 @@ def load(folder: str | Path) -> Best:
     """
     folder = Path(folder)
     settings = config.load(folder / "config.yaml")
+    Plugins(settings.plugins)
     tree = trees.from_json((folder / "tree.json").read_text(encoding="utf-8"))
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
@@ -90,8 +104,8 @@ def load(folder: str | Path) -> Best:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'about.json'} is damaged: {error!r}") from error
     network = networks.build(
-        channels=shape[0], classes=classes, tree=tree, **settings.base.network.model_dump()
+        channels=shape[0], classes=classes, tree=tree, **settings.base.arguments()
     )
-    evaluators.load_weights(network, folder / "network.safetensors")
+    weight_files.load_weights(network, folder / "network.safetensors")
     normalization = Normalization(mean, std)
     return Best(network.eval(), tree, shape, classes, normalization, validation, test)

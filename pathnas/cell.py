@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pathnas import ops
 from pathnas import tree as trees
+from pathnas.drop_path import drop_paths
 from pathnas.ops import CellSpec, Moments, Primitive, Range
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node, Path
 
@@ -130,7 +131,7 @@ def _cost(node: Node, channels_in: int, channels_out: int, spec: CellSpec) -> Co
     for edge, (inputs, outputs) in zip(node.edges, ranges, strict=True):
         i, o = inputs.stop - inputs.start, outputs.stop - outputs.start
         if edge.op == BASE_OP:
-            parameters += ops.base_parameters(spec, outputs)
+            parameters += ops.base_parameters(spec, outputs) + 2 * o * normed(edge, spec)
             macs += ops.base_macs(spec, outputs)
         else:
             op = _check_width(edge.op, i, o, spec)
@@ -162,18 +163,35 @@ def fits(tree: Node, spec: CellSpec) -> bool:
     return True
 
 
+def normed(edge: Edge, spec: CellSpec) -> bool:
+    """Tells whether a branch has the batch norm of :attr:`CellSpec.residual`.
+
+    A branch of identities alone has none, so that trees with equal keys compute the same.
+    """
+    return (
+        spec.residual
+        and edge.op == BASE_OP
+        and not trees.canonical(Node((edge,))).edges[0].child.is_leaf
+    )
+
+
 class CellEdge(nn.Module):
     """A branch with weights: a primitive operation and the node at its end.
+
+    With a `norm`, what the node makes of the operation's output is normalized and averaged with it.
 
     The moments of its output, if measured (:func:`pathnas.training.calibrate`), let operations
     below it be born as identities in train mode too. They are no part of the ``state_dict``.
     """
 
-    def __init__(self, name: str, op: Primitive, child: CellNode) -> None:
+    def __init__(
+        self, name: str, op: Primitive, child: CellNode, norm: nn.BatchNorm2d | None = None
+    ) -> None:
         super().__init__()
         self.name = name
         self.op = op
         self.child = child
+        self.norm = norm
         self.mean: Tensor | None
         self.var: Tensor | None
         self.register_buffer("mean", None, persistent=False)
@@ -181,7 +199,10 @@ class CellEdge(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
-        return self.child(self.op(x))
+        x = self.op(x)
+        if self.norm is None:
+            return self.child(x)
+        return (x + self.norm(self.child(x))) / 2
 
     @property
     def moments(self) -> Moments | None:
@@ -204,7 +225,8 @@ class CellEdge(nn.Module):
         else:
             splits = ops.get(self.name).splits
             op = self.op.select(outputs, channels.inputs if splits else None)
-        edge = CellEdge(self.name, op, CellNode())
+        edge = CellEdge(self.name, op, CellNode().train(self.training))
+        edge.training = self.training
         if self.moments is not None:
             edge.moments = Moments(*(m[slice(*outputs)].clone() for m in self.moments))
         return edge
@@ -225,6 +247,7 @@ class CellNode(nn.Module):
         self.merge = merge
         self.allocation = allocation
         self.inputs = inputs
+        self.drop = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
@@ -237,6 +260,8 @@ class CellNode(nn.Module):
             outputs = [edge(x) for edge in self.edges]
         if self.merge == "concat":
             return torch.cat(outputs, dim=1)
+        if self.drop and self.training:
+            outputs = drop_paths(outputs, self.drop)
         total = outputs[0]
         for output in outputs[1:]:
             total = total + output
@@ -263,7 +288,8 @@ def _build(node: Node, channels_in: int, channels_out: int, spec: CellSpec) -> C
             op: Primitive = ops.build_base(spec, outputs)
         else:
             op = ops.get(edge.op).build(i, o, spec)
-        edges.append(CellEdge(edge.op, op, _build(edge.child, o, o, spec)))
+        norm = nn.BatchNorm2d(o) if normed(edge, spec) else None
+        edges.append(CellEdge(edge.op, op, _build(edge.child, o, o, spec), norm))
     return CellNode(edges, node.merge, node.allocation, tuple(r.inputs for r in ranges))
 
 
@@ -286,8 +312,14 @@ class Cell(nn.Module):
         self.root = _build(tree, spec.conv.channels_in, spec.conv.channels_out, spec)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
-        return self.root(x)
+        """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`.
+
+        Whoever reads the output may overwrite it, as an in-place activation does.
+        """
+        output = self.root(x)
+        # Autograd may still need what the last operation of a single path returned.
+        one_path = self.root.merge is None and len(self.root.edge(0).child.edges) > 0
+        return output.clone() if one_path else output
 
     @property
     def tree(self) -> Node:
@@ -300,8 +332,10 @@ class Cell(nn.Module):
         Raises:
             ValueError: if the path leads nowhere.
         """
-        trees.edge_at(self.tree, path)
-        return self.node_at(path[:-1]).edge(path[-1])
+        parent = self.node_at(path[:-1])
+        if not path or not 0 <= path[-1] < len(parent.edges):
+            trees.edge_at(self.tree, path)  # raises
+        return parent.edge(path[-1])
 
     def node_at(self, path: Path) -> CellNode:
         """Returns the node at a path; ``()`` is the root.
@@ -309,9 +343,10 @@ class Cell(nn.Module):
         Raises:
             ValueError: if the path leads nowhere.
         """
-        trees.node_at(self.tree, path)
         node = self.root
         for index in path:
+            if not 0 <= index < len(node.edges):
+                trees.node_at(self.tree, path)  # raises
             node = node.edge(index).child
         return node
 
@@ -348,6 +383,13 @@ def set_moments(module: nn.Module, found: dict[str, Tensor]) -> None:
     for name, edge in module.named_modules():
         if isinstance(edge, CellEdge) and f"{name}.mean" in found:
             edge.moments = Moments(found[f"{name}.mean"], found[f"{name}.var"])
+
+
+def set_drop_path(module: nn.Module, rate: float) -> None:
+    """Sets how often train mode drops the branches of *add* nodes, in [0, 1); 0: never."""
+    for node in module.modules():
+        if isinstance(node, CellNode):
+            node.drop = rate
 
 
 def set_gates(module: nn.Module, a: float) -> None:

@@ -16,7 +16,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -24,7 +23,9 @@ from pydantic import (
 )
 
 from pathnas import config_faults, yaml_reader
-from pathnas.yaml_reader import YamlError, dotted, hint, shorten, shown
+from pathnas.config_faults import ConfigError as ConfigError
+from pathnas.config_networks import Model, Network, Width, to_tuple
+from pathnas.yaml_reader import dotted, hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
 """The names that `Data.name` knows, beside ``package.module:function``."""
@@ -39,12 +40,28 @@ def _matching(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _to_tuple(value: Any) -> Any:
-    """YAML has lists where the models have tuples, which cannot change."""
-    items = tuple(value) if isinstance(value, list) else value
-    if isinstance(items, tuple) and not 1 <= len(items) <= 64:
-        raise ValueError(f"must have 1 to 64 items, got {len(items)}")
+def _names(value: Any) -> Any:
+    """As `to_tuple`, but none is allowed, and no name twice."""
+    if value in ([], ()):
+        return ()
+    items = to_tuple(value)
+    if isinstance(items, tuple):
+        twice = [name for place, name in enumerate(items) if name in items[:place]]
+        if twice:
+            raise ValueError(f"must be distinct, got {shown(twice[0])} twice")
     return items
+
+
+def _one_or_more(value: Any) -> Any:
+    """One name may stand without a list."""
+    return (value,) if isinstance(value, str) else to_tuple(value)
+
+
+def _is_function(path: str) -> bool:
+    """Whether a text has the form of ``package.module:function``."""
+    module, colon, function = path.partition(":")
+    dotted_name = all(part.isidentifier() for part in module.split("."))
+    return bool(colon) and dotted_name and function.isidentifier()
 
 
 def _plain(value: Any) -> Any:
@@ -58,8 +75,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
+Glob: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 Pixels: TypeAlias = Annotated[int, Field(ge=0, le=64)]
-Width: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -78,24 +95,34 @@ Name: TypeAlias = Annotated[
         "must be letters, digits, '_', '.' and '-', beginning with a letter or a digit",
     ),
 ]
+Module: TypeAlias = Annotated[
+    str,
+    Field(max_length=256),
+    _matching(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "must be a module's name, as in package.module"),
+]
+Modules: TypeAlias = Annotated[tuple[Module, ...], BeforeValidator(_names)]
 Device: TypeAlias = Annotated[
     str,
     _matching(r"auto|cpu|mps|cuda|cuda:[0-9]{1,3}", "must be auto, cpu, mps, cuda or cuda:N"),
 ]
+Hours: TypeAlias = Annotated[float, Field(gt=0, le=10**6)]
+Address: TypeAlias = Annotated[
+    str,
+    Field(max_length=256),
+    _matching(
+        r"auto|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}", "must be auto or HOST:PORT"
+    ),
+]
+Gpu: TypeAlias = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    Field(max_length=256),
+    _matching(r"[A-Za-z0-9,/-]+", "must be a GPU's number or identifier, or several with commas"),
+]
 Option: TypeAlias = Annotated[str | int | float | bool, BeforeValidator(_plain)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class Augment(_Model):
+class Augment(Model):
     """Random changes of the training images."""
 
     crop: Pixels = 0
@@ -106,7 +133,7 @@ class Augment(_Model):
     """side in pixels of a square set to zero; 0: none"""
 
 
-class Recipe(_Model):
+class Recipe(Model):
     """How a network is trained: SGD with the paper's settings."""
 
     epochs: Annotated[int, Field(ge=0, le=10_000)]
@@ -129,11 +156,15 @@ class Recipe(_Model):
     """share of the target that is spread over all classes"""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """number format of the autocast"""
+    drop_path: BelowOne = 0.0
+    """how often a branch that is added is dropped, at most"""
+    drop_path_schedule: Literal["linear", "constant"] = "linear"
+    """whether that rate rises from 0 over the training"""
     augment: Augment = Augment()
     """random changes of the training images"""
 
 
-class Distill(_Model):
+class Distill(Model):
     """The distillation of `birth: distilled`, from the base network's logits."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -169,7 +200,7 @@ class TrialRecipe(Recipe):
         return distill
 
 
-class Data(_Model):
+class Data(Model):
     """The images, and how they are split."""
 
     name: Annotated[str, Field(max_length=256)]
@@ -184,82 +215,95 @@ class Data(_Model):
     """images held out of training"""
     test: Count | None = None
     """images held out as test, for sources that have no test set of their own"""
-    options: dict[str, Option] = {}
+    options: dict[str, Option] = Field(default_factory=dict)
     """keyword arguments of the dataset's function"""
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        module, colon, function = name.partition(":")
-        dotted_name = all(part.isidentifier() for part in module.split("."))
-        if name not in DATASETS and not (colon and dotted_name and function.isidentifier()):
+        if name not in DATASETS and not _is_function(name):
             known = hint(name, DATASETS, "package.module:function or one of")
             raise ValueError(f"unknown dataset {shorten(repr(name))}; {known}")
         return name
 
 
-class _Stages(_Model):
-    widths: Annotated[tuple[Width, ...], BeforeValidator(_to_tuple)]
-    """channels of each stage; a 2x2 stride between stages"""
-    cells: Annotated[int, Field(ge=1, le=100)]
-    """cells a stage"""
-    stem: Width | None = None
-    """channels of the stem; null: the network's choice"""
-    groups: Annotated[int, Field(ge=1, le=64)] = 1
-    """groups of the convolutions that the cells replace"""
+class Base(Model):
+    """The network that the search starts from: trained first, or taken as it is.
 
-    @field_validator("groups")
-    @classmethod
-    def _divide(cls, groups: int, info: ValidationInfo) -> int:
-        # The stem's channels enter the first grouped convolution.
-        widths = (*info.data.get("widths", ()), info.data.get("stem") or groups)
-        uneven = [width for width in widths if width % groups]
-        if uneven:
-            raise ValueError(f"must divide every width and the stem, got {groups} for {uneven[0]}")
-        return groups
+    Either a network of pathnas (`network`), or one's own (`model`) in which `cells` are grafted.
+    """
 
-
-class Chain(_Stages):
-    """A chain of cells."""
-
-    name: Literal["chain"] = "chain"
-    """kind of network"""
-    activation: Literal["pre", "post"] = "post"
-    """whether batch norm and ReLU come before or after a convolution"""
-
-
-class Residual(_Stages):
-    """Cells with shortcuts around them."""
-
-    name: Literal["residual"] = "residual"
-    """kind of network"""
-    activation: Literal["pre", "post"] = "pre"
-    """whether batch norm and ReLU come before or after a convolution"""
-
-
-Network: TypeAlias = Chain | Residual
-
-
-class Base(_Model):
-    """The network that the search starts from: trained first, or taken from a file."""
-
-    network: Annotated[Network, Field(discriminator="name")]
+    model: Annotated[str, Field(max_length=256)] | None = None
+    """package.module:function that returns a network of one's own"""
+    network: Annotated[
+        Annotated[Network, Field(discriminator="name")] | None, Field(validate_default=True)
+    ] = None
     """architecture of the base network"""
+    cells: Annotated[
+        tuple[Glob, ...] | None, BeforeValidator(_one_or_more), Field(validate_default=True)
+    ] = None
+    """names or globs of the convolutions of the model that become cells"""
+    activation: Literal["pre", "post"] = "pre"
+    """whether batch norm and ReLU come before or after a convolution that is grown in the model"""
+    absorb: bool = False
+    """move the batch norm and the ReLU beside each of these convolutions into its cell"""
+    options: dict[str, Option] = Field({})
+    """keyword arguments of the model's function, beside channels and classes if it names them"""
     weights: FilePath | None = None
     """a safetensors file to take instead of training"""
     training: Annotated[Recipe | None, Field(validate_default=True)] = None
-    """how the base network is trained"""
+    """how the base network is trained; null with a model: not at all"""
+
+    @field_validator("model")
+    @classmethod
+    def _path(cls, model: str | None) -> str | None:
+        if model is not None and not _is_function(model):
+            raise ValueError(f"expected package.module:function; got {shown(model)}")
+        return model
+
+    @field_validator("network")
+    @classmethod
+    def _one(cls, network: Network | None, info: ValidationInfo) -> Network | None:
+        # An invalid `model` is absent from info.data: one fault for it is enough.
+        if network is None and info.data.get("model", "") is None:
+            raise ValueError("missing (a mapping, unless base.model names a function)")
+        if network is not None and info.data.get("model") is not None:
+            raise ValueError("must be absent beside base.model: one of the two is the base")
+        return network
+
+    @field_validator("cells")
+    @classmethod
+    def _grafted(cls, cells: tuple[str, ...] | None, info: ValidationInfo) -> Any:
+        if cells is None and info.data.get("model") is not None:
+            raise ValueError("missing (names or globs of the convolutions of base.model)")
+        return cells
+
+    @field_validator("cells", "activation", "absorb", "options")
+    @classmethod
+    def _of_model(cls, value: Any, info: ValidationInfo) -> Any:
+        default = cls.model_fields[info.field_name or ""].default
+        if value != default and info.data.get("model", "") is None:
+            raise ValueError("must be absent without base.model")
+        return value
 
     @field_validator("training")
     @classmethod
     def _trained(cls, training: Recipe | None, info: ValidationInfo) -> Recipe | None:
         # An invalid `weights` is absent from info.data: one fault for it is enough.
-        if training is None and info.data.get("weights", "") is None:
+        given = [info.data.get(key, "") for key in ("weights", "model")]
+        if training is None and given == [None, None]:
             raise ValueError("missing (a mapping, unless base.weights names a file)")
         return training
 
+    def arguments(self) -> dict[str, Any]:
+        """Returns name and options of the network, in plain values, for `networks.build`."""
+        if self.network is not None:
+            return self.network.model_dump()
+        own = {"model", "cells", "activation", "absorb", "options"}
+        return {"name": "grafted", **self.model_dump(include=own)}
 
-class Reward(_Model):
+
+class Reward(Model):
     """The reward of an outcome."""
 
     shape: Literal["tan", "accuracy"] = "tan"
@@ -272,7 +316,7 @@ class Reward(_Model):
     """reward of a failed trial"""
 
 
-class Controller(_Model):
+class Controller(Model):
     """The controller and its learner."""
 
     name: Literal["reinforce", "random"] = "reinforce"
@@ -295,13 +339,19 @@ class Controller(_Model):
     """decay of the baseline"""
 
 
-class Search(_Model):
+class Search(Model):
     """The search: its budget, its space, its trials."""
 
     trials: Annotated[int, Field(ge=1, le=10**6)] = 500
     """budget: distinct trees trained"""
     episodes: Annotated[int, Field(ge=1, le=4096)] = 10
     """episodes an update"""
+    hours: Hours | None = None
+    """budget: hours of wall-clock time; null: no limit"""
+    trial_hours: Hours | None = None
+    """budget: hours of all trials together, in their workers; null: no limit"""
+    asynchronous: bool = False
+    """learn from each trial when it ends, instead of waiting for a whole batch; not reproducible"""
     patience: Count = 20
     """updates without a new tree that end the search"""
     control: bool = True
@@ -309,7 +359,7 @@ class Search(_Model):
     depth: Annotated[int, Field(ge=1, le=8)] = 3
     """most edges on a path of the tree"""
     ops: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(_to_tuple)
+        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(to_tuple)
     ] = (
         *("sep_conv3x3", "sep_conv5x5", "sep_conv7x7", "conv1x1", "identity"),
         *("max_pool3x3", "avg_pool3x3"),
@@ -335,7 +385,7 @@ class Search(_Model):
         return ops
 
 
-class Final(_Model):
+class Final(Model):
     """The full training of the best trees."""
 
     top: Annotated[int, Field(ge=1, le=100)] = 3
@@ -350,20 +400,32 @@ class Final(_Model):
     """train a wider base of the best tree's multiply-adds too"""
 
 
-class Workers(_Model):
+class Workers(Model):
     """Where the trials run."""
 
-    kind: Literal["inline", "processes"] = "processes"
-    """in this process, or each in a process of its own"""
+    kind: Literal["inline", "processes", "ray"] = "processes"
+    """in this process, each in a process of its own, or on a Ray cluster"""
     count: Annotated[int, Field(ge=1, le=1024)] = 2
     """trials at a time"""
     loaders: Annotated[int, Field(ge=0, le=256)] | None = None
     """processes that decode image files for a trial; null: the cores, shared out"""
     deadline: Annotated[float, Field(gt=0, le=10**7)] = 3600.0
     """seconds a trial may take"""
+    memory: Annotated[int, Field(ge=1, le=10**7)] | None = None
+    """MiB of main memory that a job may allocate; null: no limit"""
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    """how often a job is run again whose process was lost"""
+    devices: Annotated[tuple[Gpu, ...], BeforeValidator(to_tuple)] | None = None
+    """processes: GPUs by round robin, as CUDA_VISIBLE_DEVICES names them; null: all for each"""
+    address: Address | None = None
+    """ray: address of a cluster, or auto; null: a cluster of this machine alone"""
+    cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0
+    """ray: CPUs counted for a job, which computes on one thread"""
+    gpus: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    """ray: GPUs for a job, which may be a fraction"""
 
 
-class Config(_Model):
+class Config(Model):
     """All settings of a run."""
 
     name: Name
@@ -374,6 +436,8 @@ class Config(_Model):
     """folder of the runs"""
     device: Device = "auto"
     """auto, cpu, mps, cuda or cuda:N"""
+    plugins: Modules = ()
+    """modules of your own to import, which register operations for search.ops"""
     data: Data
     """the images, and how they are split"""
     base: Base
@@ -384,18 +448,6 @@ class Config(_Model):
     """the full training of the best trees"""
     workers: Workers = Workers()
     """where the trials run"""
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used.
-
-    Attributes:
-        faults: all that is wrong, a line each, beginning with its place.
-    """
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = list(faults)
-        super().__init__("\n".join(self.faults))
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -410,33 +462,42 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             which the file cannot be read at all.
     """
     path = Path(path)
+    document = config_faults.read(path, Config)
+    return _validated(document, path, overrides)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """Returns the config with some values replaced.
+
+    Args:
+        config: to begin with.
+        overrides: ``a.b.c=value``, applied in order.
+
+    Raises:
+        ConfigError: with all faults of the overrides at once.
+    """
+    return _validated(yaml_reader.parse(dump(config)), Path(config.name), overrides)
+
+
+def restore(values: Any) -> Config:
+    """Returns the config whose ``model_dump`` was kept as JSON.
+
+    Raises:
+        ConfigError: if the values are none.
+    """
     try:
-        document = yaml_reader.read(path)
-        if not isinstance(document.value, dict):
-            message = f"expected a mapping of {', '.join(Config.model_fields)}"
-            raise YamlError(f"{message}; got {shown(document.value)}", 1)
-    except YamlError as error:
-        raise ConfigError([f"{_at(path, error.line)}: {error}"]) from error
+        return Config.model_validate(values)
+    except ValidationError as error:
+        faults = config_faults.faults(error, Config)
+        raise ConfigError([f"{dotted(path)}: {message}" for path, message in faults]) from error
+
+
+def _validated(document: yaml_reader.Document, path: Path, overrides: Sequence[str]) -> Config:
     for text in overrides:
         document.override(text)
-    faults = document.faults
-    try:
-        config = Config.model_validate(document.value)
-    except ValidationError as error:
-        for key_path, message in config_faults.faults(error, Config):
-            faults.append((document.place(key_path), f"{dotted(key_path)}: {message}"))
-    if faults:
-        faults.sort(key=lambda fault: fault[0] if isinstance(fault[0], int) else float("inf"))
-        raise ConfigError([f"{_at(path, place)}: {message}" for place, message in faults])
-    return config
+    return config_faults.checked(document, Config, path)
 
 
-def dump(config: Config) -> str:
+def dump(config: BaseModel) -> str:
     """YAML text of all settings, defaults included, which loads to an equal config."""
     return yaml_reader.dump(config.model_dump())
-
-
-def _at(path: Path, place: yaml_reader.Place | None) -> str:
-    if isinstance(place, str):
-        return place
-    return str(path) if place is None else f"{path}:{place}"

@@ -1,13 +1,75 @@
-"""Words for what is wrong with a config, from pydantic's faults."""
+"""What is wrong with a config: reading one with all its faults, in words, from pydantic's."""
 
 from __future__ import annotations
 
 import types
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from pathnas.yaml_reader import KeyPath, hint, shorten, shown
+from pathnas import yaml_reader
+from pathnas.yaml_reader import Document, KeyPath, Place, YamlError, dotted, hint, shorten, shown
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used.
+
+    Attributes:
+        faults: all that is wrong, a line each, beginning with its place.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+def read(path: Path, model: type[BaseModel]) -> Document:
+    """Reads a YAML file that is to hold a mapping; its keys are not looked at yet.
+
+    Raises:
+        ConfigError: if it cannot be read or is no mapping.
+    """
+    try:
+        document = yaml_reader.read(path)
+        if not isinstance(document.value, dict):
+            message = f"expected a mapping of {', '.join(model.model_fields)}"
+            raise YamlError(f"{message}; got {shown(document.value)}", 1)
+    except YamlError as error:
+        raise ConfigError([f"{_at(path, error.line)}: {error}"]) from error
+    return document
+
+
+def checked(document: Document, model: type[Model], path: Path) -> Model:
+    """Returns the model of a document's mapping.
+
+    Args:
+        document: with its overrides.
+        model: strict, with a docstring for each field.
+        path: of the file, for the messages.
+
+    Raises:
+        ConfigError: with all faults of the document at once.
+    """
+    found = document.faults
+    try:
+        config = model.model_validate(document.value)
+    except ValidationError as error:
+        for key_path, message in faults(error, model):
+            found.append((document.place(key_path), f"{dotted(key_path)}: {message}"))
+    if found:
+        found.sort(key=lambda fault: fault[0] if isinstance(fault[0], int) else float("inf"))
+        raise ConfigError([f"{_at(path, place)}: {message}" for place, message in found])
+    return config
+
+
+def _at(path: Path, place: Place | None) -> str:
+    if isinstance(place, str):
+        return place
+    return str(path) if place is None else f"{path}:{place}"
 
 
 def faults(error: ValidationError, model: type[BaseModel]) -> list[tuple[KeyPath, str]]:

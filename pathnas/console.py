@@ -29,10 +29,23 @@ class Console:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
+    def notes(self, notes: list[str]) -> None:
+        """Prints what a person should know, once: the list is emptied."""
+        for note in notes:
+            self.line(f"note: {note}")
+        notes.clear()
+
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[None]:
-        """Shows a bar until the block ends; :meth:`advance` moves it."""
-        with tqdm(total=total, desc=title, disable=self.quiet, dynamic_ncols=True) as bar:
+    def progress(self, title: str, total: int, done: int = 0) -> Iterator[None]:
+        """Shows a bar until the block ends; :meth:`advance` moves it.
+
+        Args:
+            title: of the bar.
+            total: where it ends.
+            done: where it begins.
+        """
+        settings: dict[str, Any] = {"disable": self.quiet, "dynamic_ncols": True}
+        with tqdm(total=total, initial=done, desc=title, **settings) as bar:
             self._bar = bar
             try:
                 yield

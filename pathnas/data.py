@@ -7,6 +7,7 @@ worker process imports it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -15,12 +16,14 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from pathnas import files
 
 MEASURED_FILES = 1000
 """The normalization of a set on disk is measured on so many of its images."""
@@ -274,7 +277,7 @@ def save(source: Source, folder: str | os.PathLike[str]) -> None:
     aside.mkdir(parents=True)
     try:
         _write(source, aside)
-        aside.rename(folder)
+        files.install(aside, folder)
     except BaseException:
         shutil.rmtree(aside)
         raise
@@ -293,6 +296,31 @@ def _write(source: Source, folder: Path) -> None:
             np.save(stream, tensor.numpy(), allow_pickle=False)
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def digest(source: Source) -> str:
+    """Returns the SHA-256 of a set's content, in hexadecimal digits.
+
+    Of a set on disk: of the names of its files below their root, and their labels.
+    """
+    if isinstance(source, Files):
+        content = json.dumps([source.paths, source.labels, source.size])
+        return hashlib.sha256(content.encode()).hexdigest()
+    found = hashlib.sha256(str(list(source.pixels.shape)).encode())
+    for tensor in (source.pixels.permute(0, 2, 3, 1).contiguous(), source.labels):
+        found.update(tensor.numpy().data)
+    return found.hexdigest()
+
+
+def is_saved(source: Source, folder: str | os.PathLike[str]) -> bool:
+    """Tells whether a folder holds exactly this set, undamaged."""
+    try:
+        found = open_source(folder)
+    except (OSError, ValueError):
+        return False
+    if isinstance(source, Files) or isinstance(found, Files):
+        return source == found
+    return digest(found) == digest(source)
 
 
 def open_source(folder: str | os.PathLike[str]) -> Source:
@@ -346,11 +374,15 @@ class Batches:
         return len(self._order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for pixels, labels in self._raw:
+        for (pixels, labels), part in zip(self._raw, self.parts(), strict=True):
             pixels = pixels.to(self._device, non_blocking=True)
-            yield self._prepare(pixels), labels.to(self._device, non_blocking=True)
+            yield self._prepare(pixels, part), labels.to(self._device, non_blocking=True)
 
-    def _prepare(self, pixels: Tensor) -> Tensor:
+    def parts(self) -> list[Part]:
+        """Returns the size of every batch of an epoch, and what of it is yielded here."""
+        return self._order.parts()
+
+    def _prepare(self, pixels: Tensor, part: Part) -> Tensor:
         """Augments and normalizes raw pixels `[B, H, W, C]`; returns `[B, C, H, W]`.
 
         Rows are handled as vectors of W * C numbers: long contiguous runs are what makes shifting
@@ -359,8 +391,9 @@ class Batches:
         """
         size, height, width, channels = pixels.shape
         generator, pad = self._order.generator, self._augment.crop
+        whole, own = part.batch, slice(part.start, part.stop)
         if self._augment.flip:
-            mirrored = (torch.rand(size, generator=generator) < 0.5).nonzero().squeeze(1)
+            mirrored = (torch.rand(whole, generator=generator)[own] < 0.5).nonzero().squeeze(1)
             mirrored = mirrored.to(self._device)
             pixels[mirrored] = pixels[mirrored].flip(2)
         x = torch.zeros(size, height + 2 * pad, (width + 2 * pad) * channels, device=self._device)
@@ -370,16 +403,16 @@ class Batches:
         if pad:
             # `[B, 2 pad + 1, 2 pad + 1, H, W * C]`: a view of every shift, of which one is taken.
             shifts = x.unfold(1, height, 1).unfold(2, width * channels, channels)
-            down, right = torch.randint(2 * pad + 1, (2, size), generator=generator)
+            down, right = torch.randint(2 * pad + 1, (2, whole), generator=generator)[:, own]
             down, right = down.to(self._device), right.to(self._device)
             x = shifts[torch.arange(size, device=self._device), down, right]
         x = x.view(size, height, width, channels)
         if self._augment.cutout:
-            x.mul_(self._outside_cutout(size, height, width))
+            x.mul_(self._outside_cutout(whole, height, width)[own].to(self._device))
         return x.permute(0, 3, 1, 2)
 
     def _outside_cutout(self, size: int, height: int, width: int) -> Tensor:
-        """Draws one square per image; returns `[B, H, W, 1]`, False within it."""
+        """Draws one square per image; returns `[B, H, W, 1]` on the CPU, False within it."""
         side = self._augment.cutout
         inside = []
         for extent in (height, width):
@@ -387,7 +420,7 @@ class Batches:
             offset = torch.arange(extent) - (middle - side // 2)
             inside.append((offset >= 0) & (offset < side))
         rows, columns = inside
-        return ~(rows[:, :, None, None] & columns[:, None, :, None]).to(self._device)
+        return ~(rows[:, :, None, None] & columns[:, None, :, None])
 
 
 def batches(
@@ -401,6 +434,7 @@ def batches(
     shuffle: bool = False,
     drop_last: bool = False,
     workers: int | None = None,
+    share: tuple[int, int] | None = None,
 ) -> Batches:
     """Makes normalized batches of a set of images.
 
@@ -418,6 +452,10 @@ def batches(
         drop_last: Leave out a last, smaller batch.
         workers: Processes that decode files. None: none in a daemonic process, which may have no
             children, otherwise one for each of torch's threads, up to 8.
+        share: `(i, n)`: Only the i-th of n nearly equal parts of every batch, i from 0, for n
+            processes that train together. The batches of an epoch are then of nearly equal size
+            too, and hold every image once. With generators of one seed, order and augmentation
+            are those of the whole batches: n processes see what one sees.
 
     Raises:
         ValueError: Randomness is asked for without a generator, or a number is out of range.
@@ -433,13 +471,27 @@ def batches(
     if len(normalization.mean) != source.shape[0]:
         raise ValueError(f"`normalization` must have {source.shape[0]} channels: {normalization}.")
     device = torch.device(device)
-    order = _Order(len(source), batch_size, generator, shuffle, drop_last)
+    order = _Order(len(source), batch_size, generator, shuffle, drop_last, share)
+    smallest = min((part.batch for part in order.parts()), default=0)
+    if share is not None and not 0 <= share[0] < share[1] <= smallest:
+        raise ValueError(
+            "`share` must be (i, n) with 0 <= i < n and no batch of fewer than n images, "
+            f"but got {share} for batches of {batch_size} of {len(source)} images."
+        )
     if isinstance(source, Images):
         return Batches(_Memory(source, order), order, normalization, device, augment)
     loader = _loader(source, order, augment.crop > 0, workers, pin=device.type == "cuda")
     # The crop is done, image by image, while decoding.
     rest = Augment(flip=augment.flip, cutout=augment.cutout)
     return Batches(loader, order, normalization, device, rest)
+
+
+class Part(NamedTuple):
+    """How many images a batch has, and which of them one process yields: from start up to stop."""
+
+    batch: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -451,16 +503,29 @@ class _Order:
     generator: torch.Generator | None
     shuffle: bool
     drop_last: bool
+    share: tuple[int, int] | None = None
+
+    def parts(self) -> list[Part]:
+        full, rest = divmod(self.images, self.batch_size)
+        if self.share is None:
+            last = [rest] if rest and not self.drop_last else []
+            return [Part(size, 0, size) for size in [self.batch_size] * full + last]
+        i, n = self.share
+        count = full + (rest > 0)
+        sizes = [(self.images + place) // count for place in range(count)]
+        return [Part(size, size * i // n, size * (i + 1) // n) for size in sizes]
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.images, self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        return len(self.parts())
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.arange(self.images)
         if self.shuffle:
             order = torch.randperm(self.images, generator=self.generator)
-        yield from order.split(self.batch_size)[: len(self)]
+        at = 0
+        for batch, start, stop in self.parts():
+            yield order[at + start : at + stop]
+            at += batch
 
 
 @dataclass(frozen=True)
@@ -493,8 +558,11 @@ class _Keys:
         seeds = torch.zeros(self._order.images, dtype=torch.int64)
         if self._crop:
             seeds = torch.randint(2**62, seeds.shape, generator=self._order.generator)
-        for indices, batch_seeds in zip(epoch, seeds.split(self._order.batch_size), strict=False):
-            yield list(zip(indices.tolist(), batch_seeds.tolist(), strict=True))
+        at = 0
+        for indices, (batch, start, stop) in zip(epoch, self._order.parts(), strict=True):
+            own = seeds[at + start : at + stop]
+            yield list(zip(indices.tolist(), own.tolist(), strict=True))
+            at += batch
 
 
 class _Decoder(Dataset[tuple[Tensor, int]]):

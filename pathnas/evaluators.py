@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from pathnas import cell, data, networks, optimizer_state, training
+from pathnas import cell, data, networks, optimizer_state, plugins, training
 from pathnas.config import Distill, Recipe
 from pathnas.data import Normalization
 from pathnas.decisions import Limits
 from pathnas.outcomes import Candidate, Outcome
+from pathnas.plugins import Plugins
 from pathnas.transforms import Birth, grow, growth
 from pathnas.tree import BASE_TREE, Node
+from pathnas.weight_files import load_weights, moments_file, optimizer_file, save_weights
 
 BirthMode = Literal["gated", "hard", "distilled"]
 """``"distilled"``: hard, and then a short distillation from the base network's logits."""
@@ -70,6 +74,7 @@ class Setting:
         classes: number of labels.
         device: a name that torch knows.
         loaders: processes that decode image files; images in memory need none.
+        plugins: what registers the operations of a user's own, in workers too.
     """
 
     folder: Path
@@ -78,6 +83,7 @@ class Setting:
     classes: int
     device: str = "cpu"
     loaders: int = 0
+    plugins: Plugins = plugins.NONE
 
     def source(self, name: str) -> data.Source:
         """Opens a prepared set, memory-mapped."""
@@ -147,14 +153,22 @@ class Trained:
     seconds: float
 
 
-def moments_file(weights: Path) -> Path:
-    """Returns where the moments stand beside a network's weights."""
-    return weights.with_suffix(".moments.safetensors")
+def inputs(job: Training | Scoring) -> list[Path]:
+    """Returns the files that a job reads; a folder stands for all files below it."""
+    if isinstance(job, Scoring):
+        return [*inputs(job.training), *outputs(job.training)]
+    found = [job.setting.folder]
+    if job.weights is not None:
+        beside = (moments_file(job.weights), optimizer_file(job.weights))
+        found += [path for path in (job.weights, *beside) if path.exists()]
+    return found
 
 
-def optimizer_file(weights: Path) -> Path:
-    """Returns where the optimizer's state stands beside a network's weights."""
-    return weights.with_suffix(".optimizer.safetensors")
+def outputs(job: Training | Scoring) -> list[Path]:
+    """Returns the files that a job writes."""
+    if isinstance(job, Scoring) or job.save is None:
+        return []
+    return [job.save, moments_file(job.save), optimizer_file(job.save)]
 
 
 def build(job: Training) -> nn.Module:
@@ -203,19 +217,6 @@ def sketch(job: Training) -> nn.Module:
     return networks.sketch(
         channels=setting.image_shape[0], classes=setting.classes, tree=job.tree, **job.network
     )
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Gives a network the weights of a safetensors file.
-
-    Raises:
-        ValueError: if the file is none or its tensors do not fit, with the first that differ.
-    """
-    try:
-        network.load_state_dict(load_file(path))
-    except Exception as error:  # safetensors raises its own exceptions, torch RuntimeError
-        line = " ".join(str(error).split())
-        raise ValueError(f"{path}: expected the weights of this network: {line:.300}") from error
 
 
 def train(job: Training) -> Trained:
@@ -270,31 +271,35 @@ def learn(
 
     Raises:
         FloatingPointError: if it diverges.
+        ValueError: if the optimizer's state is to be inherited and was not saved.
     """
-    fitted = job.recipe.model_dump(include=FITTED)
+    recipe, inherits = job.recipe, job.weights is not None
+    fitted = recipe.model_dump(include=FITTED)
     optimizer = training.sgd(
-        network,
-        fitted["momentum"],
-        nesterov=fitted["nesterov"],
-        weight_decay=fitted["weight_decay"],
+        network, recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
     )
-    if job.inherit_optimizer and job.weights is not None:
+    if job.inherit_optimizer and inherits:
         inherit_optimizer(job, network, optimizer)
     distilled = seen = 0
-    if job.birth == "distilled" and job.weights is not None and job.tree != BASE_TREE:
-        distilled = min(job.distill.epochs, job.recipe.epochs)
-        rate = job.distill.learning_rate
-        own = {**fitted, "epochs": distilled, "learning_rate": rate, "warmup_epochs": 0.0}
-        teacher = base_of(job).to(job.setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        seen = training.distill(network, teacher, batches, **own)
-    seen += training.fit(
-        network,
-        batches,
-        gate_fraction=job.gate_fraction,
-        optimizer=optimizer,
-        **{**fitted, "epochs": job.recipe.epochs - distilled},
-    )
+    # Dropout and DropPath draw from torch's global generator.
+    with _seeded(seed_of(job.seed, "training"), job.setting.device):
+        if job.birth == "distilled" and inherits and job.tree != BASE_TREE:
+            distilled = min(job.distill.epochs, recipe.epochs)
+            seen = _distill(job, network, batches, {**fitted, "epochs": distilled})
+        fitted["epochs"] = recipe.epochs - distilled
+        seen += training.fit(
+            network, batches, gate_fraction=job.gate_fraction, optimizer=optimizer, **fitted
+        )
     return optimizer, seen
+
+
+def _distill(
+    job: Training, network: nn.Module, batches: training.Batches, fitted: dict[str, Any]
+) -> int:
+    teacher = base_of(job).to(job.setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # What regularizes a training would only keep the student from its teacher.
+    own = {"learning_rate": job.distill.learning_rate, "warmup_epochs": 0.0, "drop_path": 0.0}
+    return training.distill(network, teacher, batches, **{**fitted, **own})
 
 
 def inherit_optimizer(job: Training, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -303,7 +308,8 @@ def inherit_optimizer(job: Training, network: nn.Module, optimizer: torch.optim.
     Raises:
         ValueError: if it was not saved beside the weights, or is of another network.
     """
-    assert job.weights is not None
+    if job.weights is None:
+        raise ValueError("only what is inherited has an optimizer's state, got weights=None")
     path = optimizer_file(job.weights)
     try:
         state = load_file(path)
@@ -313,6 +319,16 @@ def inherit_optimizer(job: Training, network: nn.Module, optimizer: torch.optim.
         raise ValueError(
             f"{path}: expected the optimizer state of this network: {error}"
         ) from error
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Seeds torch's global generators for a block, and restores them after it."""
+    kind = torch.device(device).type
+    devices = [torch.device(device)] if kind == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 FITTED = set(Recipe.model_fields) - {"batch_size", "augment"}
@@ -327,22 +343,9 @@ def _calibrate(network: nn.Module, images: data.Source, setting: Setting) -> Non
         device=setting.device,
     )
     x, _ = next(iter(batches))
-    training.calibrate(network, x)
-
-
-def save_weights(network: nn.Module, path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Writes a network's weights, and beside them its moments and its optimizer's state.
-
-    Each file is written aside and then renamed.
-    """
-    for target, tensors in (
-        (moments_file(path), cell.moments(network)),
-        (optimizer_file(path), optimizer_state.read(optimizer, network)),
-        (path, network.state_dict()),
-    ):
-        aside = target.with_name(f".{target.name}.part")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside)
-        aside.replace(target)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        training.calibrate(network, x)
 
 
 @dataclass(frozen=True)
@@ -387,7 +390,8 @@ class InheritAndTrain:
 
     Attributes:
         base: a training that inherits the base network; its tree and seed are set for each
-            candidate.
+            candidate. It stands first so that a worker has imported its plugins when it makes the
+            limits, which name operations.
         run_seed: from which each trial's seed is made.
         limits: of the network's cells, for the cost.
         base_macs: multiply-adds of the whole base network for one image.

@@ -7,66 +7,94 @@ validation set; the test set is written for the workers only after every choice 
 from __future__ import annotations
 
 import platform
-import time
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import pathnas
-from pathnas import best, controllers, data, executors, store
+from pathnas import best, controllers, executors, files, results
 from pathnas import config as configs
 from pathnas import tree as trees
+from pathnas.asynchronous import AsynchronousSearch
 from pathnas.board import Board
 from pathnas.console import Console
+from pathnas.database import RecordError
 from pathnas.evaluators import Setting, seed_of
 from pathnas.finals import Finals, test_once
 from pathnas.jobs import Finished, JobFailed, Jobs
+from pathnas.ledger import Ledger
 from pathnas.plan import Plan
-from pathnas.search import Record, search
-from pathnas.store import RunFolder
+from pathnas.search import Budget, Progress, Record, SearchError, Update, search
+from pathnas.store import Store
+from pathnas.trials import Trials
 
 PRELOAD = ("pathnas.evaluators",)
 """What worker processes need, imported once for all of them."""
 
 
-def run(plan: Plan, console: Console) -> dict[str, Any]:
-    """Does a run and returns its summary, which also stands in its folder.
+def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
+    """Does a run, or what is left of it, and returns its summary, which also stands in its folder.
+
+    Args:
+        plan: of the run, from the config of its record.
+        store: the open record of the run.
+        console: shows what is done.
 
     Raises:
-        OSError: if the folder cannot be made or written.
+        OSError: if the folder cannot be written.
+        RecordError: if the record is damaged, or the images are not those that the run began with.
         JobFailed: if the base network cannot be trained, or no tree of a search in full.
         SearchError: if trials fail throughout.
     """
-    start = time.perf_counter()
-    config, workers = plan.config, plan.config.workers
-    folder = RunFolder.new(Path(config.runs), config.name)
-    console.line(f"run folder {folder.path}")
-    folder.write("config.yaml", configs.dump(config))
-    setting = plan.prepare(folder.path / "data")
+    summary: dict[str, Any] | None = store.meta("summary")
+    if summary is not None:
+        return summary
+    config, workers = store.config, store.config.workers
+    console.line(f"run folder {store.path}" + (", resumed" if store.resumed else ""))
+    console.notes(store.notes)
+    _check_images(plan, store)
+    setting = plan.prepare(store.path / "data")
+    shutil.rmtree(store.path / "tensorboard", ignore_errors=True)  # it is written again
     with (
-        executors.executor(workers.kind, workers.count, PRELOAD) as executor,
-        Board(folder.path / "tensorboard") as board,
+        store.clock.phase("run"),
+        executors.executor(
+            preload=(*PRELOAD, *config.plugins),
+            **workers.model_dump(exclude={"loaders", "deadline"}),
+        ) as executor,
+        Board(store.path / "tensorboard") as board,
     ):
         board.text("env", "config", configs.dump(config))
-        jobs = Jobs(executor, console, workers.deadline)
-        experiment = Experiment(plan, folder, jobs, board)
+        experiment = Experiment(plan, store, Jobs(executor, console, store), board)
         base = experiment.train_base(setting)
         searched = {"search": experiment.search("search", base)}
         if config.search.control:
             searched["control"] = experiment.search("control", base, searched["search"].record)
         picks = experiment.train_in_full(base, searched)
-        data.save(plan.splits.test, setting.folder / "test")
-        with jobs.phase("test"):
-            tests = test_once(jobs, picks)
-        summary = {
-            **experiment.summary(base, searched, picks, tests),
-            "test_images": len(plan.splits.test),
-            "wall_seconds": round(time.perf_counter() - start, 3),
-        }
-    store.write_json(folder.path / "summary.json", summary)
+        plan.prepare_set(plan.splits.test, setting.folder / "test")
+        with experiment.jobs.phase("test"):
+            tests = test_once(experiment.jobs, picks)
+        summary = experiment.summary(base, searched, picks, tests)
+    files.write_json(store.path / "summary.json", summary)
+    store.note(summary=summary)
+    store.event("ended")
     return summary
+
+
+def _check_images(plan: Plan, store: Store) -> None:
+    """Notes which images the run uses, and refuses others in a resume."""
+    found, noted = plan.digests(), store.meta("images")
+    if noted is None:
+        store.note(images=found)
+        return
+    changed = [name for name, digest in found.items() if noted.get(name) != digest]
+    if changed:
+        raise RecordError(
+            f"{store.path} was begun with other images: {', '.join(changed)} of "
+            f"data.name={store.config.data.name} have changed since"
+        )
 
 
 @dataclass(frozen=True)
@@ -103,16 +131,16 @@ class Experiment:
 
     Args:
         plan: of the run.
-        folder: of the run.
-        jobs: does the trainings.
+        store: the record of the run.
+        jobs: does the full trainings.
         board: of TensorBoard.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, jobs: Jobs, board: Board) -> None:
+    def __init__(self, plan: Plan, store: Store, jobs: Jobs, board: Board) -> None:
         self.plan = plan
-        self.config = plan.config
-        self.folder = folder
-        self.weights = folder.path / "weights"
+        self.config = store.config
+        self.store = store
+        self.weights = store.path / "weights"
         self.jobs = jobs
         self.board = board
 
@@ -143,36 +171,104 @@ class Experiment:
             base: the base network.
             known: the record of the search whose control this is. It gets the same budget; a tree
                 that both propose is trained once and counted in both.
+
+        Raises:
+            SearchError: if trials fail throughout; those of the last batch are not counted.
         """
         settings, limits = self.config.search, self.plan.limits
-        trials = len(known.trials) if known is not None else settings.trials
-        outcomes = {key: t.outcome for key, t in known.trials.items()} if known else {}
+        console, reward = self.jobs.console, self.plan.reward()
         kind = "random" if name == "control" else settings.controller.name
         seed = seed_of(self.config.seed, name)
         own = settings.controller.model_dump(exclude={"name"})
         learner = controllers.make(kind, limits.actions, seed=seed, **own)
-        evaluator = self.plan.evaluator(base.job)
-        self.jobs.console.line(f"{name}: {kind} controller, {trials} distinct trees to train")
-        record, start, updates, proposed = Record(), time.perf_counter(), 0, 0
-        with self.jobs.phase(name), self.jobs.console.progress(name, trials):
-            for update in search(
-                learner,
-                limits,
-                lambda candidates: self.jobs.trials(evaluator, candidates, outcomes, record),
-                self.plan.reward(),
-                record,
-                trials=trials,
-                episodes=settings.episodes,
-                patience=settings.patience,
-                generator=torch.Generator().manual_seed(seed),
-            ):
-                updates, proposed = updates + 1, proposed + len(update.rewards)
-                for trial in update.trials:
-                    self.folder.append(f"{name}.jsonl", trial)
-                env, learning = ("control",) * 2 if name == "control" else ("env", "controller")
-                self.board.update(env, update, record, time.perf_counter() - start)
-                self.board.learner(learning, update)
-        return Searched(record, updates, proposed)
+        generator = torch.Generator().manual_seed(seed)
+        ledger = Ledger(self.store.database, name, limits)
+        resumed = ledger.resume(learner, generator)
+        progress = resumed.progress
+        budget = self._budget(name, ledger, known)
+        console.line(f"{name}: {kind} controller, {budget.trials} distinct trees to train")
+        if progress.proposed:
+            console.line(
+                f"{name}: resumed after {progress.updates} updates; {len(progress.record.trials)} "
+                f"trials are done, {len(resumed.outcomes)} more wait for their update"
+            )
+        if resumed.lost:
+            console.line(f"note: the {name}'s latest learner is damaged; the one before it serves")
+        shown = Record()
+        for update, seconds in zip(resumed.updates, resumed.seconds, strict=True):
+            self._show(name, update, shown, seconds)
+        trials = Trials(
+            self.jobs.executor,
+            self.plan.evaluator(base.job),
+            self.config.workers.deadline,
+            ledger,
+            reward,
+            console,
+            resumed.outcomes,
+            {key: t.outcome for key, t in known.trials.items()} if known else {},
+            max((t.outcome.accuracy or 0.0 for t in progress.record.trials.values()), default=0.0),
+            len(progress.record.trials),
+        )
+        with self.jobs.phase(name), console.progress(name, budget.trials, trials.ended):
+            for update in self._updates(learner, trials, progress, budget, generator):
+                seconds = self.store.clock.seconds(name)
+                ledger.learned(update, learner, seconds)
+                self._show(name, update, shown, seconds)
+        if not progress.record.best():
+            raise SearchError(f"no trial of the {name} succeeded")
+        self.jobs.images[name] = ledger.images()
+        self.export()
+        return Searched(progress.record, progress.updates, progress.proposed)
+
+    def _updates(
+        self,
+        learner: controllers.Learner,
+        trials: Trials,
+        progress: Progress,
+        budget: Budget,
+        generator: torch.Generator,
+    ) -> Iterator[Update]:
+        """Yields the updates that a search has still to do."""
+        common: dict[str, Any] = {
+            "budget": budget,
+            "episodes": self.config.search.episodes,
+            "generator": generator,
+            "propose": lambda proposal: trials.ledger.propose(proposal, generator),
+        }
+        begin = (learner, self.plan.limits)
+        try:
+            if self.config.search.asynchronous:
+                found = AsynchronousSearch(*begin, trials.reward, progress, **common)
+                yield from found.run(trials.stream)
+            else:
+                yield from search(*begin, trials.batch, trials.reward, progress, **common)
+        except SearchError:
+            trials.ledger.forget(progress.waiting)
+            raise
+
+    def _budget(self, name: str, ledger: Ledger, known: Record | None) -> Budget:
+        settings = self.config.search
+        if known is not None:
+            return Budget(len(known.trials), settings.patience)
+        hours, trial_hours = settings.hours, settings.trial_hours
+
+        def spent() -> bool:
+            if hours is not None and self.store.clock.seconds(name) >= hours * 3600:
+                return True
+            return trial_hours is not None and ledger.trial_seconds() >= trial_hours * 3600
+
+        return Budget(settings.trials, settings.patience, spent)
+
+    def _show(self, name: str, update: Update, record: Record, seconds: float) -> None:
+        """Writes an update to TensorBoard, and adds its trials to a record of what was shown."""
+        record.trials.update({trial.candidate.key: trial for trial in update.trials})
+        env, learning = ("control",) * 2 if name == "control" else ("env", "controller")
+        self.board.update(env, update, record, seconds)
+        self.board.learner(learning, update)
+
+    def export(self) -> None:
+        """Writes the trials so far as a table for people."""
+        files.write(self.store.path / "trials.csv", results.csv_text(self.store.database))
 
     def train_in_full(self, base: Finished, searched: dict[str, Searched]) -> dict[str, Finished]:
         """Trains the best trees in full, and what they are compared with."""
@@ -202,22 +298,24 @@ class Experiment:
         """Keeps the best network and returns what the run found; see the README for the fields."""
         pick = picks["best"]
         best.save(
-            self.folder.path / "best",
+            self.store.path / "best",
             pick.job,
             settings=self.config,
             validation=pick.accuracy,
             test=tests["best"],
         )
         networks_by_name = {name: one.report(tests.get(name)) for name, one in picks.items()}
-        images, seconds = self.jobs.images, self.jobs.seconds
+        images, clock = self.jobs.images, self.store.clock
         return {
             "name": self.config.name,
-            "folder": str(self.folder.path),
+            "folder": str(self.store.path),
             "networks": {"base": base.report(), **networks_by_name},
             "best_tree": trees.to_dict(pick.job.tree),
             "searches": {name: one.report() for name, one in searched.items()},
             "images": {**images, "all": sum(images.values())},
-            "seconds": seconds,
+            "seconds": {phase: round(clock.seconds(phase), 3) for phase in images},
+            "wall_seconds": round(clock.seconds("run"), 3),
+            "test_images": len(self.plan.splits.test),
             "seeds": {
                 "run": self.config.seed,
                 **{name: seed_of(self.config.seed, name) for name in SEEDS},

@@ -41,7 +41,7 @@ class Finals:
 
         Returns:
             By name: ``base_longer`` (the base network trained for as many epochs more), ``best``
-            (of the search), ``control``, and ``wider_base``.
+            (of the search), ``control``, and ``wider_base`` where the network can be widened.
 
         Raises:
             JobFailed: if all trees of a search fail.
@@ -61,7 +61,9 @@ class Finals:
             if pick.failure is not None:
                 raise JobFailed(f"full training of all trees of the {name}", pick.failure)
             picks["best" if name == "search" else name] = pick
-        if self.final.wider:
+        if self.final.wider and not networks.can_widen(self.inherit.network):
+            self.jobs.console.line("wider base: left out, for this network cannot be widened")
+        elif self.final.wider:
             picks["wider_base"] = _pick(self._train_wider(picks["best"].macs))
         return self._retrained(picks) if self.final.retrain else picks
 
@@ -139,11 +141,12 @@ def test_once(jobs: Jobs, picks: Mapping[str, Finished]) -> dict[str, float]:
         JobFailed: if a test fails.
     """
     sound = {name: one for name, one in picks.items() if one.trained is not None}
-    results = jobs.all(evaluators.score, [Scoring(one.job) for one in sound.values()], "test")
+    scorings = {f"test of {name}": Scoring(one.job) for name, one in sound.items()}
+    results = jobs.all(evaluators.score, scorings, "test")
     scores = {}
-    for name, result in zip(sound, results, strict=True):
+    for name, (title, result) in zip(sound, results.items(), strict=True):
         if result.failure is not None:
-            raise JobFailed(f"test of {name}", result.failure)
+            raise JobFailed(title, result.failure)
         scores[name] = float(result.value or 0)
     return scores
 

@@ -1,22 +1,20 @@
-"""Doing the trainings of a run: handing them to an executor, showing and counting them."""
+"""Doing the trainings of a run: handed to an executor, recorded as they end, done once."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, TypeVar
 
 from pathnas import evaluators, networks
 from pathnas import tree as trees
 from pathnas.console import Console
-from pathnas.evaluators import InheritAndTrain, Trained, Training, trial_seed
+from pathnas.evaluators import Scoring, Trained, Training
 from pathnas.executors import Executor, Failure, Result
-from pathnas.outcomes import Candidate, Outcome
-from pathnas.search import Record
+from pathnas.store import Store, fingerprint
 
-Job = TypeVar("Job")
+Job = TypeVar("Job", Training, Scoring)
 
 
 class JobFailed(RuntimeError):
@@ -68,19 +66,18 @@ class Finished:
 
 
 class Jobs:
-    """Hands jobs to an executor, shows how they get on, and counts seconds and images by phase.
+    """Hands full trainings to an executor, shows how they get on, and records them.
 
     Args:
         executor: does them.
         console: shows them.
-        deadline: seconds that a trial may take; other trainings may take as long as they like.
+        store: records them; what it holds is not done again.
     """
 
-    def __init__(self, executor: Executor, console: Console, deadline: float) -> None:
+    def __init__(self, executor: Executor, console: Console, store: Store) -> None:
         self.executor = executor
         self.console = console
-        self.deadline = deadline
-        self.seconds: dict[str, float] = {}
+        self.store = store
         self.images: dict[str, int] = {}
         self._phase = ""
 
@@ -88,74 +85,61 @@ class Jobs:
     def phase(self, name: str) -> Iterator[None]:
         """Counts the seconds of a block, and the training images of its jobs, under a name."""
         self.images[name] = 0
-        self._phase, start = name, time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
+        self._phase = name
+        with self.store.clock.phase(name):
+            yield
 
-    def all(self, function: Callable[[Job], Any], jobs: Sequence[Job], title: str) -> list[Result]:
-        """Does jobs and returns their results in order."""
-        results: dict[int, Result] = {}
-        with self.console.progress(title, len(jobs)):
-            for index, result in self.executor.run(function, jobs):
-                results[index] = result
+    def all(
+        self, function: Callable[[Job], Any], jobs: Mapping[str, Job], title: str
+    ) -> dict[str, Result]:
+        """Does jobs and returns their results by name, in order.
+
+        Args:
+            function: of a job; its value is a number or a dataclass of such.
+            jobs: by the names under which their results are recorded.
+            title: for the progress bar.
+        """
+        prints = {name: fingerprint(job) for name, job in jobs.items()}
+        outputs = {name: evaluators.outputs(job) for name, job in jobs.items()}
+        results = {}
+        for name in jobs:
+            kept = self.store.trained(name, prints[name], outputs[name])
+            if kept is not None:
+                results[name] = Result(kept["value"], None, kept["seconds"])
+        self.console.notes(self.store.notes)
+        todo = [name for name in jobs if name not in results]
+        with self.console.progress(title, len(todo)):
+            asked = [jobs[name] for name in todo]
+            running = self.executor.run(
+                function, asked, files=evaluators.inputs, outputs=evaluators.outputs
+            )
+            for index, result in running:
+                name = todo[index]
+                results[name] = result
+                if result.failure is None:
+                    kept = {"value": _plain(result.value), "seconds": result.seconds}
+                    self.store.put_training(name, prints[name], kept, outputs[name])
                 self.console.advance()
-        return [results[index] for index in range(len(jobs))]
+        return {name: results[name] for name in jobs}
 
     def train(self, jobs: Sequence[Training], title: str) -> list[Finished]:
-        """Does full trainings and returns them in order; one that fails harms no other."""
+        """Does full trainings and returns them in order; one that fails harms no other.
+
+        Each is recorded under the name of the file that it saves.
+        """
+        named = {job.save.stem: job for job in jobs if job.save is not None}
         finished = []
-        for job, result in zip(jobs, self.all(evaluators.train, jobs, title), strict=True):
+        for name, result in self.all(evaluators.train, named, title).items():
+            job, value = named[name], result.value
+            trained = Trained(**value) if isinstance(value, dict) else value
             macs = networks.macs(evaluators.sketch(job), job.setting.image_shape)
-            finished.append(Finished(job, macs, result.value, result.failure))
-            if result.value is not None:
-                self.images[self._phase] += result.value.images
+            finished.append(Finished(job, macs, trained, result.failure))
+            if trained is not None:
+                self.images[self._phase] += trained.images
             elif result.failure is not None:
                 self.console.line(f"{title}: {job.tree}: {result.failure.reason}")
         return finished
 
-    def trials(
-        self,
-        evaluator: InheritAndTrain,
-        candidates: Sequence[Candidate],
-        known: Mapping[str, Outcome],
-        record: Record,
-    ) -> list[Outcome]:
-        """Runs the trials of candidates; what fails is an outcome too.
 
-        Args:
-            evaluator: of the candidates.
-            candidates: distinct.
-            known: outcomes by key that need no trial.
-            record: earlier trials of the same search, for the lines that are shown.
-        """
-        outcomes: dict[str, Outcome] = {}
-        accuracies = [trial.outcome.accuracy or 0.0 for trial in record.trials.values()]
-
-        def finish(candidate: Candidate, outcome: Outcome) -> None:
-            outcomes[candidate.key] = outcome
-            accuracies.append(outcome.accuracy or 0.0)
-            self.console.trial(len(accuracies), candidate, outcome, max(accuracies))
-
-        asked = [candidate for candidate in candidates if candidate.key not in known]
-        for candidate in candidates:
-            if candidate.key in known:
-                finish(candidate, known[candidate.key])
-        for index, result in self.executor.run(evaluator, asked, deadline=self.deadline):
-            outcome = _outcome(result, asked[index], evaluator.run_seed)
-            self.images[self._phase] += outcome.images
-            finish(asked[index], outcome)
-        return [outcomes[candidate.key] for candidate in candidates]
-
-
-def _outcome(result: Result, candidate: Candidate, run_seed: int) -> Outcome:
-    if isinstance(result.value, Outcome):
-        return result.value
-    failure = result.failure
-    assert failure is not None
-    return Outcome(
-        failure.status,
-        seconds=result.seconds,
-        seed=trial_seed(run_seed, candidate),
-        error=failure.reason,
-        traceback=failure.traceback or None,
-    )
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

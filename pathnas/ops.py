@@ -1,8 +1,9 @@
 """Primitive operations: how each is built, split, born as an identity, and what it costs.
 
-An operation is an entry of :data:`OPS`; users add their own with :func:`register`. Its module is a
-:class:`Primitive`: besides ``forward`` it can become an identity and give away a range of its
-channels, which is all that the transforms need (paper, section 3.1).
+An operation is an entry of the dictionary :data:`OPS`; users add their own with :func:`register`
+and prove it by :func:`pathnas.testing.check_op`. Its module is a :class:`Primitive`: besides
+``forward`` it can become an identity and give away a range of its channels, which is all that the
+transforms need (paper, section 3.1).
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pathnas.channels import Channels, rewire
+from pathnas.clones import clone
 from pathnas.tree import BASE_OP
 
+B = TypeVar("B", bound=Callable[..., "Primitive"])
 Activation = Literal["pre", "post"]
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 Birth = Literal["gated", "hard"]
 
 
@@ -29,6 +34,27 @@ class Range(NamedTuple):
 
     start: int
     stop: int
+
+
+Pair = tuple[int, int]
+Extent = int | Pair
+"""Of both directions, or of height and width."""
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+
+def _pair(extent: Extent) -> Pair:
+    return (extent, extent) if isinstance(extent, int) else extent
+
+
+def _extent(name: str, value: object, *, least: int) -> Extent:
+    pair = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(pair, tuple | list)
+        or len(pair) != 2
+        or not all(isinstance(side, int) and side >= least for side in pair)
+    ):
+        raise ValueError(f"{name} must be one or two integers >= {least}, got {value!r}")
+    return pair[0] if pair[0] == pair[1] else (pair[0], pair[1])
 
 
 class Moments(NamedTuple):
@@ -40,16 +66,24 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class Conv:
-    """The convolution that a cell replaces, in the terms of :class:`torch.nn.Conv2d`."""
+    """The convolution that a cell replaces, in the terms of :class:`torch.nn.Conv2d`.
+
+    A kernel, stride, padding or dilation is one number, or one for the height and one for the
+    width. Two equal numbers become one, so that equal convolutions are equal values.
+
+    Attributes:
+        padding: also ``"same"`` (of stride 1 only) or ``"valid"``, which becomes 0.
+    """
 
     channels_in: int
     channels_out: int
-    kernel: int = 3
-    stride: int = 1
-    padding: int = 1
-    dilation: int = 1
+    kernel: Extent = 3
+    stride: Extent = 1
+    padding: Extent | str = 1
+    dilation: Extent = 1
     groups: int = 1
     bias: bool = False
+    padding_mode: PaddingMode = "zeros"
 
     def __post_init__(self) -> None:
         for side in (self.channels_in, self.channels_out):
@@ -58,6 +92,53 @@ class Conv:
                     f"groups must divide the channels of a convolution, got {self.groups} groups "
                     f"with {self.channels_in} -> {self.channels_out} channels"
                 )
+        padding = 0 if self.padding == "valid" else self.padding
+        if padding == "same":
+            if _pair(self.stride) != (1, 1):
+                raise ValueError(f"padding 'same' needs stride 1, got {self.stride}")
+        else:
+            object.__setattr__(self, "padding", _extent("padding", padding, least=0))
+        for name in ("kernel", "stride", "dilation"):
+            object.__setattr__(self, name, _extent(name, getattr(self, name), least=1))
+        if self.padding_mode not in get_args(PaddingMode):
+            raise ValueError(
+                f"padding_mode must be one of {get_args(PaddingMode)}, got {self.padding_mode!r}"
+            )
+
+    @classmethod
+    def of(cls, module: nn.Conv2d) -> Conv:
+        """Returns what a module's convolution is."""
+        return cls(
+            module.in_channels,
+            module.out_channels,
+            kernel=cast(Pair, module.kernel_size),
+            stride=cast(Pair, module.stride),
+            padding=cast("Pair | str", module.padding),
+            dilation=cast(Pair, module.dilation),
+            groups=module.groups,
+            bias=module.bias is not None,
+            padding_mode=module.padding_mode,
+        )
+
+    def build(self) -> nn.Conv2d:
+        """Returns a module of this convolution with torch's own fresh weights."""
+        return nn.Conv2d(
+            self.channels_in,
+            self.channels_out,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.bias,
+            self.padding_mode,
+        )
+
+    @property
+    def weights(self) -> int:
+        """Number of weights without the bias; as many multiply-adds a position."""
+        height, width = _pair(self.kernel)
+        return height * width * self.channels_in // self.groups * self.channels_out
 
     def outputs(self, channels: Range) -> Conv:
         """Returns the convolution that computes only these output channels.
@@ -90,12 +171,19 @@ class CellSpec:
             norm, ReLU), for every convolution of the cell.
         bare: whether the base edge is the convolution alone, without norm and activation.
         groups: groups of ``group_conv3x3`` at the full width; None: those of `conv`.
+        residual: whether what grows below a base edge is batch-normalized, added to the edge's
+            output and halved (the paper's CondenseNet).
+        eps: of the base edge's batch norm.
+        momentum: of the base edge's batch norm.
     """
 
     conv: Conv
     activation: Activation = "pre"
     bare: bool = False
     groups: int | None = None
+    residual: bool = False
+    eps: float = 1e-5
+    momentum: float | None = 0.1
 
     @property
     def group_width(self) -> int:
@@ -189,6 +277,13 @@ class Pool(Primitive):
         return deepcopy(self)
 
 
+def initialize(conv: nn.Conv2d) -> nn.Conv2d:
+    """Draws weights by He's rule with the fan-out divided by the groups, in place."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    conv.weight.data *= math.sqrt(conv.groups)  # the fan of torch ignores groups
+    return conv
+
+
 class ConvUnit(Primitive):
     """One or more convolutions in a row with one batch norm and one ReLU, before or after them.
 
@@ -197,10 +292,16 @@ class ConvUnit(Primitive):
         activation: ``"pre"``, ``"post"``, or None for the convolutions alone.
         reads: the input channels that the unit reads; None: all. A grouped base convolution that
             was split reads those of its groups.
+        draw: whether to draw weights (He, fan-out); not for a unit that becomes an identity.
     """
 
     def __init__(
-        self, convs: Sequence[nn.Conv2d], activation: Activation | None, reads: Range | None = None
+        self,
+        convs: Sequence[nn.Conv2d],
+        activation: Activation | None,
+        reads: Range | None = None,
+        *,
+        draw: bool = True,
     ) -> None:
         super().__init__()
         self.convs = nn.Sequential(*convs)
@@ -212,9 +313,8 @@ class ConvUnit(Primitive):
             width = convs[0].in_channels if activation == "pre" else convs[-1].out_channels
             self.norm = nn.BatchNorm2d(width)
             self.act = nn.ReLU(inplace=True)
-        for conv in convs:
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            conv.weight.data *= math.sqrt(conv.groups)  # the fan of torch ignores groups
+        for conv in convs if draw else ():
+            initialize(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
@@ -233,18 +333,19 @@ class ConvUnit(Primitive):
         """
         for conv in self.convs:
             assert isinstance(conv, nn.Conv2d)
-            nn.init.dirac_(conv.weight, conv.groups)
+            _dirac(conv.weight, conv.groups)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
         if self.norm is None:
             return
-        _undo_norm(self.norm, moments)
+        undo_norm(self.norm, moments)
         if birth == "gated":
             self.act = Gate(nn.ReLU())
 
     def select(self, outputs: Range, inputs: Range | None) -> ConvUnit:
         """Returns a unit that computes only `outputs`, from all inputs or from `inputs` alone."""
-        unit = deepcopy(self)
+        # What select_channels replaces need not be copied first.
+        unit = clone(self, tuple(self.parameters()))
         last = len(self.convs) - 1
         for place, conv in enumerate(unit.convs):
             select_channels(conv, outputs if place == last else inputs, inputs)
@@ -255,7 +356,15 @@ class ConvUnit(Primitive):
 
 
 @torch.no_grad()
-def _undo_norm(norm: nn.BatchNorm2d, moments: Moments | None) -> None:
+def _dirac(weight: Tensor, groups: int) -> None:
+    """Makes `[C, C / groups, k, k]` an identity; ``nn.init.dirac_`` does so channel by channel."""
+    weight.zero_()
+    middle = weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2]
+    middle.unflatten(0, (groups, -1)).diagonal(dim1=1, dim2=2).fill_(1)
+
+
+@torch.no_grad()
+def undo_norm(norm: BatchNorm, moments: Moments | None) -> None:
     """Sets shift and scale to what the norm takes away; by default its present statistics."""
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None
@@ -269,32 +378,22 @@ def _undo_norm(norm: nn.BatchNorm2d, moments: Moments | None) -> None:
 def select_channels(module: nn.Module, outputs: Range | None, inputs: Range | None) -> None:
     """Reduces a convolution or batch norm to ranges of its channels, in place; None keeps all.
 
-    For a grouped convolution `inputs` and `outputs` must cover the same groups.
+    Its tensors are new ones after it. For a grouped convolution `inputs` and `outputs` must cover
+    the same groups.
     """
-    out = slice(*(outputs or (None, None)))
+    reads = None
     if isinstance(module, nn.BatchNorm2d):
-        tensors = ("weight", "bias", "running_mean", "running_var")
-        for name in tensors:
-            tensor = getattr(module, name)
-            kept = tensor.detach()[out].clone()
-            setattr(module, name, nn.Parameter(kept) if tensor.requires_grad else kept)
-        module.num_features = module.weight.shape[0]
-        return
-    if not isinstance(module, nn.Conv2d):
+        width = module.num_features
+    elif isinstance(module, nn.Conv2d):
+        width = module.out_channels
+        reads = Channels.selected(*inputs, module.in_channels) if inputs else None
+    else:
         raise ValueError(f"expected a convolution or a batch norm, got {type(module).__name__}")
-    weight = module.weight.detach()[out]
-    if inputs is not None and module.groups == 1:
-        weight = weight[:, inputs.start : inputs.stop]
-    if module.groups > 1:
-        module.groups = module.groups * weight.shape[0] // module.out_channels
-    module.weight = nn.Parameter(weight.clone(memory_format=torch.preserve_format))
-    if module.bias is not None:
-        module.bias = nn.Parameter(module.bias.detach()[out].clone())
-    module.out_channels = weight.shape[0]
-    module.in_channels = weight.shape[1] * module.groups
+    rewire(module, Channels.selected(*(outputs or (0, width)), width), reads)
 
 
 Build = Callable[[int, int, CellSpec], Primitive]
+Count = Callable[[int, int, CellSpec], int]
 
 
 @dataclass(frozen=True)
@@ -308,28 +407,40 @@ class Op:
         splits: whether a concat of it splits its input too; otherwise the input is replicated.
         exact: whether it is an identity on any input when born hard.
         grouped: whether its channels must come in whole groups of the cell.
+        blank: like `build`, but it need not draw weights, because ``become_identity`` sets them
+            all; None: `build` itself.
     """
 
     build: Build
-    macs: Callable[[int, int, CellSpec], int]
-    parameters: Callable[[int, int, CellSpec], int]
+    macs: Count
+    parameters: Count
     splits: bool = False
     exact: bool = False
     grouped: bool = False
+    blank: Build | None = None
 
 
-OPS: dict[str, Op] = {}
+def register(name: str, **entry: Any) -> Callable[[B], B]:
+    """Returns a decorator for the function (or class) that builds an operation.
 
-
-def register(name: str, op: Op) -> None:
-    """Adds an operation.
+    Args:
+        name: an identifier, by which trees and configs call the operation.
+        entry: the attributes of :class:`Op` but `build`; `macs` and `parameters` are needed.
 
     Raises:
-        ValueError: if the name is taken or is reserved for the base convolution.
+        ValueError: if the name is taken, is reserved for the base convolution or is no identifier.
+        TypeError: if an attribute is missing or unknown.
     """
     if name in OPS or name == BASE_OP:
         raise ValueError(f"an operation named {name!r} exists already")
-    OPS[name] = op
+    if not name.isidentifier():
+        raise ValueError(f"an operation's name must be an identifier, got {name!r}")
+
+    def enter(build: B) -> B:
+        OPS[name] = Op(build, **entry)
+        return build
+
+    return enter
 
 
 def get(name: str) -> Op:
@@ -351,66 +462,82 @@ def _unit_parameters(weights: int, channels_in: int, channels_out: int, spec: Ce
     return weights + 2 * (channels_in if spec.activation == "pre" else channels_out)
 
 
-def _unit_op(
-    convs: Callable[[int, int, CellSpec], list[nn.Conv2d]],
-    macs: Callable[[int, int, CellSpec], int],
-    grouped: bool = False,
-) -> Op:
+Convs = Callable[[int, int, CellSpec, bool], list[nn.Conv2d]]
+"""From channels in and out, the cell's spec and whether to draw weights to convolutions."""
+
+
+class _Undrawn(nn.Conv2d):
+    def reset_parameters(self) -> None:
+        """Leaves the weights as the memory happens to be."""
+
+
+def _conv(i: int, o: int, kernel: int, *, groups: int = 1, draw: bool) -> nn.Conv2d:
+    padding = kernel // 2
+    if draw:
+        return nn.Conv2d(i, o, kernel, padding=padding, groups=groups, bias=False)
+    conv = _Undrawn(i, o, kernel, padding=padding, groups=groups, bias=False)
+    conv.__class__ = nn.Conv2d  # type: ignore[assignment]  # it differs in its birth only
+    return conv
+
+
+def _unit_op(convs: Convs, macs: Count, grouped: bool = False) -> Op:
     def build(channels_in: int, channels_out: int, spec: CellSpec) -> ConvUnit:
-        return ConvUnit(convs(channels_in, channels_out, spec), spec.activation)
+        return ConvUnit(convs(channels_in, channels_out, spec, True), spec.activation)
+
+    def blank(channels_in: int, channels_out: int, spec: CellSpec) -> ConvUnit:
+        empty = convs(channels_in, channels_out, spec, False)
+        return ConvUnit(empty, spec.activation, draw=False)
 
     def parameters(channels_in: int, channels_out: int, spec: CellSpec) -> int:
         weights = macs(channels_in, channels_out, spec)  # one weight, one multiply-add a position
         return _unit_parameters(weights, channels_in, channels_out, spec)
 
-    return Op(build, macs, parameters, splits=grouped, grouped=grouped)
+    return Op(build, macs, parameters, splits=grouped, grouped=grouped, blank=blank)
 
 
 def _conv_op(kernel: int, grouped: bool = False) -> Op:
     def groups(channels: int, spec: CellSpec) -> int:
+        if grouped and channels % spec.group_width:
+            raise ValueError(
+                f"expected whole groups of {spec.group_width}, got {channels} channels"
+            )
         return channels // spec.group_width if grouped else 1
 
-    def convs(i: int, o: int, spec: CellSpec) -> list[nn.Conv2d]:
-        pad = kernel // 2
-        return [nn.Conv2d(i, o, kernel, padding=pad, groups=groups(i, spec), bias=False)]
+    def convs(i: int, o: int, spec: CellSpec, draw: bool) -> list[nn.Conv2d]:
+        return [_conv(i, o, kernel, groups=groups(i, spec), draw=draw)]
 
     return _unit_op(convs, lambda i, o, s: kernel**2 * i * o // groups(i, s), grouped)
 
 
 def _sep_conv_op(kernel: int) -> Op:
-    def convs(i: int, o: int, spec: CellSpec) -> list[nn.Conv2d]:
-        depthwise = nn.Conv2d(i, i, kernel, padding=kernel // 2, groups=i, bias=False)
-        return [depthwise, nn.Conv2d(i, o, 1, bias=False)]
+    def convs(i: int, o: int, spec: CellSpec, draw: bool) -> list[nn.Conv2d]:
+        return [_conv(i, i, kernel, groups=i, draw=draw), _conv(i, o, 1, draw=draw)]
 
     return _unit_op(convs, lambda i, o, s: i * (kernel**2 + o))
 
 
-register("identity", Op(lambda i, o, s: Identity(), _free, _free, splits=True, exact=True))
-register("conv1x1", _conv_op(1))
-register("conv3x3", _conv_op(3))
-register("group_conv3x3", _conv_op(3, grouped=True))
-register("sep_conv3x3", _sep_conv_op(3))
-register("sep_conv5x5", _sep_conv_op(5))
-register("sep_conv7x7", _sep_conv_op(7))
-register("avg_pool3x3", Op(lambda i, o, s: Pool("avg"), _free, _free, splits=True))
-register("max_pool3x3", Op(lambda i, o, s: Pool("max"), _free, _free, splits=True))
+OPS: dict[str, Op] = {
+    "identity": Op(lambda i, o, s: Identity(), _free, _free, splits=True, exact=True),
+    "conv1x1": _conv_op(1),
+    "conv3x3": _conv_op(3),
+    "group_conv3x3": _conv_op(3, grouped=True),
+    "sep_conv3x3": _sep_conv_op(3),
+    "sep_conv5x5": _sep_conv_op(5),
+    "sep_conv7x7": _sep_conv_op(7),
+    "avg_pool3x3": Op(lambda i, o, s: Pool("avg"), _free, _free, splits=True),
+    "max_pool3x3": Op(lambda i, o, s: Pool("max"), _free, _free, splits=True),
+}
+"""All operations by name."""
 
 
 def build_base(spec: CellSpec, outputs: Range) -> ConvUnit:
     """Returns the cell's convolution, reduced to some of its output channels, fresh weights."""
-    whole, conv = spec.conv, spec.conv.outputs(outputs)
-    module = nn.Conv2d(
-        conv.channels_in,
-        conv.channels_out,
-        conv.kernel,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        conv.bias,
-    )
-    reads = base_reads(whole, outputs)
-    return ConvUnit([module], None if spec.bare else spec.activation, reads)
+    module = spec.conv.outputs(outputs).build()
+    reads = base_reads(spec.conv, outputs)
+    unit = ConvUnit([module], None if spec.bare else spec.activation, reads)
+    if unit.norm is not None:
+        unit.norm.eps, unit.norm.momentum = spec.eps, spec.momentum
+    return unit
 
 
 def base_reads(conv: Conv, outputs: Range) -> Range | None:
@@ -424,15 +551,14 @@ def base_reads(conv: Conv, outputs: Range) -> Range | None:
 @cache
 def base_macs(spec: CellSpec, outputs: Range) -> int:
     """Returns the multiply-adds of the base convolution for one output position."""
-    conv = spec.conv.outputs(outputs)
-    return conv.kernel**2 * conv.channels_in // conv.groups * conv.channels_out
+    return spec.conv.outputs(outputs).weights
 
 
 @cache
 def base_parameters(spec: CellSpec, outputs: Range) -> int:
     """Returns the number of weights of the base edge, norm and bias included."""
     conv = spec.conv.outputs(outputs)
-    weights = base_macs(spec, outputs) + (conv.channels_out if conv.bias else 0)
+    weights = conv.weights + (conv.channels_out if conv.bias else 0)
     if spec.bare:
         return weights
     return _unit_parameters(weights, conv.channels_in, conv.channels_out, spec)

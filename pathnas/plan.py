@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from pathnas import data, datasets, evaluators, networks
+from pathnas import data, datasets, evaluators, networks, weight_files
 from pathnas.config import Config, Recipe
 from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
 from pathnas.outcomes import Reward
+from pathnas.plugins import Plugins
 from pathnas.tree import BASE_TREE
 
 
@@ -44,18 +46,20 @@ class Plan:
             FileNotFoundError: if the images are absent.
             ImportError: if a library is missing that only these images need.
         """
+        Plugins(config.plugins)
         device = evaluators.resolve_device(config.device)
         splits = datasets.load(seed=config.seed, **config.data.model_dump())
         network = {
             "channels": splits.image_shape[0],
             "classes": splits.classes,
-            **config.base.network.model_dump(),
+            **config.base.arguments(),
         }
         if config.base.weights is not None:
             _check_optimizer(config, Path(config.base.weights))
             with torch.random.fork_rng(devices=[]):
-                evaluators.load_weights(networks.build(**network), Path(config.base.weights))
+                weight_files.load_weights(networks.build(**network), Path(config.base.weights))
         sketch = networks.sketch(**network)
+        networks.check(sketch, splits.image_shape, splits.classes)
         base_macs = networks.macs(sketch, splits.image_shape)
         search = config.search
         limits = Limits(search.depth, search.ops, networks.sites(sketch, splits.image_shape))
@@ -64,11 +68,17 @@ class Plan:
             limits = replace(limits, macs=allowance)
         return cls(config, str(device), splits, limits, base_macs)
 
+    def digests(self) -> dict[str, str]:
+        """Returns the SHA-256 of each set of images, by name."""
+        splits = self.splits
+        named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+        return {name: data.digest(source) for name, source in named.items()}
+
     def prepare(self, folder: Path) -> Setting:
-        """Writes the training and validation images for the workers."""
+        """Writes the training and validation images for the workers, where they are not yet."""
         splits, workers = self.splits, self.config.workers
-        data.save(splits.train, folder / "train")
-        data.save(splits.validation, folder / "validation")
+        for name, source in (("train", splits.train), ("validation", splits.validation)):
+            self.prepare_set(source, folder / name)
         loaders = workers.loaders
         if loaders is None:
             loaders = max(1, (os.cpu_count() or 1) // workers.count)
@@ -79,7 +89,15 @@ class Plan:
             splits.classes,
             self.device,
             loaders,
+            Plugins(self.config.plugins),
         )
+
+    @staticmethod
+    def prepare_set(source: data.Source, folder: Path) -> None:
+        """Writes a set of images, unless it is there; what is damaged is replaced."""
+        if not data.is_saved(source, folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            data.save(source, folder)
 
     def base_training(self, setting: Setting, save: Path) -> Training:
         """Returns the training of the base network; of no epochs if its weights are given."""
@@ -87,7 +105,7 @@ class Plan:
         recipe = base.training if weights is None else None
         return Training(
             setting,
-            base.network.model_dump(),
+            base.arguments(),
             recipe or Recipe(epochs=0),
             seed_of(self.config.seed, "base"),
             weights=None if weights is None else Path(weights),
@@ -127,7 +145,7 @@ class Plan:
 
 
 def _check_optimizer(config: Config, weights: Path) -> None:
-    path = evaluators.optimizer_file(weights)
+    path = weight_files.optimizer_file(weights)
     if config.search.trial.inherit_optimizer and not path.is_file():
         raise ValueError(
             f"search.trial.inherit_optimizer: expected the optimizer's state beside base.weights, "

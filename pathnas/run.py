@@ -6,27 +6,43 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pathnas.executors import THREADS
 
-EXIT_USAGE = 2
+if TYPE_CHECKING:
+    from pathnas.config import Config
+
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
+EXIT_USAGE = 2
+EXIT_DAMAGED = 3
+EXIT_IN_USE = 4
+EXIT_INTERRUPTED = 128
+"""Plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     found = argparse.ArgumentParser(
         prog="python -m pathnas.run",
-        description="Search for a better network by growing one that works.",
-        epilog="example: python -m pathnas.run experiments/digits.yaml search.trials=40 seed=1",
+        description="Search for a better network by growing one that works. The same command "
+        "again continues a run that was broken off.",
+        epilog="examples: python -m pathnas.run experiments/digits.yaml search.trials=40 seed=1; "
+        "python -m pathnas.run --resume runs/digits --extend trials=50",
     )
-    found.add_argument("config", help="YAML file of the experiment")
+    found.add_argument("config", nargs="?", help="YAML file of the experiment")
     found.add_argument(
         "overrides", nargs="*", metavar="key=value", help="override of a key, dotted"
+    )
+    found.add_argument("--resume", metavar="FOLDER", help="continue the run of this folder")
+    found.add_argument("--extend", metavar="trials=N", help="with --resume: enlarge the budget")
+    found.add_argument(
+        "--new", action="store_true", help="begin another run beside those of the same name"
     )
     found.add_argument("--quiet", action="store_true", help="print only the result")
     return found
@@ -38,25 +54,93 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(THREADS)
     import torch
 
-    from pathnas import config, experiment, plan
+    from pathnas import experiment, folder, plan
+    from pathnas.config import ConfigError
     from pathnas.console import Console
+    from pathnas.database import RecordError
 
     torch.set_num_threads(1)
+    signals = Signals()
     try:
-        planned = plan.Plan.of(config.load(options.config, options.overrides))
+        config = _config(options)
+        planned = plan.Plan.of(config)
+    except RecordError as error:
+        return _fail(EXIT_DAMAGED, error)
     except (ValueError, FileNotFoundError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_USAGE
+        return _fail(EXIT_USAGE, error)
     try:
-        summary = experiment.run(planned, Console(quiet=options.quiet))
+        with folder.open_run(config, new=options.new) as store, signals:
+            path = store.path
+            summary = experiment.run(planned, store, Console(quiet=options.quiet))
+    except folder.FolderInUse as error:
+        return _fail(EXIT_IN_USE, error)
+    except RecordError as error:
+        return _fail(EXIT_DAMAGED, error)
+    except ConfigError as error:
+        return _fail(EXIT_USAGE, error)
     except (RuntimeError, OSError, ValueError) as error:
-        print(f"the run failed: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return _fail(EXIT_FAILED, f"the run failed: {error}")
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        again = f"python -m pathnas.run --resume {path}"
+        return _fail(EXIT_INTERRUPTED + signals.first, f"interrupted; to continue: {again}")
     print(result(summary))
     return 0
+
+
+def _fail(code: int, why: object) -> int:
+    print(why, file=sys.stderr)
+    return code
+
+
+def _config(options: argparse.Namespace) -> Config:
+    from pathnas import config, folder
+
+    if options.resume is None:
+        if options.extend is not None:
+            raise ValueError("--extend needs --resume FOLDER")
+        if options.config is None:
+            raise ValueError("expected a YAML file or --resume FOLDER; see --help")
+        return config.load(options.config, options.overrides)
+    if options.new:
+        raise ValueError("--new begins a run and --resume continues one: give one of them")
+    extend = 0
+    if options.extend is not None:
+        found = re.fullmatch(r"trials=([1-9][0-9]{0,5})", options.extend)
+        if found is None:
+            raise ValueError(f"--extend: expected trials=N with N >= 1, got {options.extend!r}")
+        extend = int(found[1])
+    # Without a file, the first override stands where the file would.
+    overrides = [*([options.config] if options.config else []), *options.overrides]
+    return folder.resumed(Path(options.resume), overrides, extend)
+
+
+class Signals:
+    """Turns the first Ctrl-C or SIGTERM into a KeyboardInterrupt; a second one ends at once.
+
+    A context manager, which restores what was there before.
+
+    Attributes:
+        first: number of the signal that came first; 0: none.
+    """
+
+    def __init__(self) -> None:
+        self.first = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.first:
+            os._exit(EXIT_INTERRUPTED + number)
+        self.first = number
+        raise KeyboardInterrupt
 
 
 def result(summary: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """The loop of the search: roll out, evaluate, learn (paper, section 4.2).
 
-Knows neither files nor TensorBoard: :func:`search` yields an :class:`Update` after each update, and
-whoever iterates decides what to show and to keep.
+Knows neither files nor TensorBoard. :func:`search` hands each :class:`Proposal` to a callback
+before it is evaluated and yields an :class:`Update` after each update; whoever iterates decides
+what to show and to keep. A search that is begun again from a :class:`Progress` goes on as if it had
+never stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pathnas.controllers import Learner
-from pathnas.controllers.rollout import rollout
+from pathnas.controllers.rollout import Episode, rollout
 from pathnas.decisions import Limits
 from pathnas.outcomes import Candidate, Outcome, Reward
 
@@ -37,12 +39,12 @@ class Trial:
 
 
 class SearchError(RuntimeError):
-    """Every trial of a search failed so far, so going on would only burn the budget."""
+    """Trials fail throughout and in the same way, so going on would only burn the budget."""
 
 
 @dataclass
 class Record:
-    """All trials of a search, by key, in order of proposal."""
+    """All trials of a search that have ended, by key."""
 
     trials: dict[str, Trial] = field(default_factory=dict)
 
@@ -52,25 +54,104 @@ class Record:
         return sorted(sound, key=lambda trial: (-trial.reward, trial.number))[:count]
 
 
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Episodes that were rolled out together and wait for their rewards.
+
+    Attributes:
+        number: of the first episode; they are counted from 0 over the whole search.
+        update: updates done when they were rolled out.
+        episodes: what was decided.
+        trial: number of the first new tree's trial.
+        fresh: the new trees, distinct, in order.
+    """
+
+    number: int
+    update: int
+    episodes: list[Episode]
+    trial: int
+    fresh: list[Candidate]
+
+
 @dataclass(frozen=True)
 class Update:
     """What one update did.
 
     Attributes:
         number: from 0.
-        rewards: of its episodes, `[B]`.
+        episodes: numbers of the episodes that it learned from.
+        rewards: of these, `[B]`.
         trials: new in this update.
         metrics: of the learner, by name.
     """
 
     number: int
+    episodes: list[int]
     rewards: list[float]
     trials: list[Trial]
     metrics: dict[str, float]
 
 
-EvaluateBatch = Callable[[Sequence[Candidate]], Sequence[Outcome]]
-"""Evaluates distinct candidates and returns their outcomes in the same order."""
+@dataclass
+class Progress:
+    """How far a search has come: all that its future depends on, beside learner and generator.
+
+    Attributes:
+        record: the trials that have ended.
+        updates: how many were done.
+        idle: updates in a row without a new tree, up to now.
+        proposed: episodes rolled out.
+        trials: trials proposed.
+        waiting: proposals that wait for their rewards.
+    """
+
+    record: Record = field(default_factory=Record)
+    updates: int = 0
+    idle: int = 0
+    proposed: int = 0
+    trials: int = 0
+    waiting: list[Proposal] = field(default_factory=list)
+
+    def propose(self, episodes: list[Episode], known: Callable[[str], bool]) -> Proposal:
+        """Returns new episodes as a proposal and counts them."""
+        candidates = [Candidate(episode.tree) for episode in episodes]
+        fresh = list({c.key: c for c in candidates if not known(c.key)}.values())
+        proposal = Proposal(self.proposed, self.updates, episodes, self.trials, fresh)
+        self.proposed += len(episodes)
+        self.trials += len(fresh)
+        self.waiting.append(proposal)
+        return proposal
+
+    def learned(self, update: Update) -> None:
+        """Counts an update that was done; its episodes wait no longer."""
+        done = set(update.episodes)
+        self.waiting = [one for one in self.waiting if one.number not in done]
+        self.updates += 1
+        self.idle = 0 if update.trials else self.idle + 1
+
+
+EvaluateBatch = Callable[[Proposal], Sequence[Outcome]]
+"""Evaluates the new candidates of a proposal and returns their outcomes in the same order."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends; checked between updates, so a last batch may exceed it.
+
+    Attributes:
+        trials: distinct trees.
+        patience: updates in a row without a new tree that end the search.
+        spent: whether what else is limited, such as time, is used up.
+    """
+
+    trials: int
+    patience: int
+    spent: Callable[[], bool] = lambda: False
+
+    def allows(self, progress: Progress) -> bool:
+        """Tells whether something may be proposed."""
+        left = progress.trials < self.trials and progress.idle < self.patience
+        return left and not self.spent()
 
 
 def search(
@@ -78,12 +159,12 @@ def search(
     limits: Limits,
     evaluate: EvaluateBatch,
     reward: Reward,
-    record: Record,
+    progress: Progress,
     *,
-    trials: int,
+    budget: Budget,
     episodes: int,
-    patience: int,
     generator: torch.Generator,
+    propose: Callable[[Proposal], None] = lambda proposal: None,
 ) -> Iterator[Update]:
     """Searches until the budget is spent or nothing new is proposed, one update an item.
 
@@ -92,38 +173,55 @@ def search(
         limits: what a candidate may be.
         evaluate: runs the trials of the new candidates of an update.
         reward: shapes outcomes.
-        record: filled with the trials; known trees are answered from it.
-        trials: budget in distinct trees; checked between updates, so a last batch may exceed it.
+        progress: where to begin; kept up to date. Known trees are answered from its record.
+        budget: ends the search.
         episodes: candidates proposed in an update.
-        patience: updates in a row without a new tree that end the search.
         generator: of all sampling.
+        propose: is told each proposal before its evaluation.
 
     Raises:
-        SearchError: if all trials of the first updates fail, with the first one's error.
+        SearchError: if all trials of an update fail in the same way, with the first one's error.
     """
-    number = idle = 0
-    while len(record.trials) < trials and idle < patience:
-        rolled = rollout(learner.controller, limits, episodes, generator)
-        candidates = [Candidate(episode.tree) for episode in rolled]
-        fresh = {c.key: c for c in candidates if c.key not in record.trials}
-        outcomes = evaluate(list(fresh.values())) if fresh else []
-        new = [
-            Trial(len(record.trials) + place, number, candidate, outcome, reward(outcome))
-            for place, (candidate, outcome) in enumerate(zip(fresh.values(), outcomes, strict=True))
-        ]
-        record.trials.update({trial.candidate.key: trial for trial in new})
-        _check_sound(record, final=number > 0 or len(record.trials) >= trials)
-        rewards = [record.trials[candidate.key].reward for candidate in candidates]
-        yield Update(number, rewards, new, learner.update(rolled, rewards))
-        idle = 0 if new else idle + 1
-        number += 1
+    trials = progress.record.trials
+    while progress.waiting or budget.allows(progress):
+        if not progress.waiting:
+            rolled = rollout(learner.controller, limits, episodes, generator)
+            propose(progress.propose(rolled, trials.__contains__))
+        proposal = progress.waiting[0]
+        outcomes = evaluate(proposal)
+        numbered = enumerate(zip(proposal.fresh, outcomes, strict=True), start=proposal.trial)
+        new = [Trial(n, proposal.update, c, o, reward(o)) for n, (c, o) in numbered]
+        trials.update({trial.candidate.key: trial for trial in new})
+        check_sound(progress.record, new)
+        rewards = [trials[Candidate(one.tree).key].reward for one in proposal.episodes]
+        metrics = learner.update(proposal.episodes, rewards)
+        numbers = list(range(proposal.number, proposal.number + len(rewards)))
+        update = Update(progress.updates, numbers, rewards, new, metrics)
+        progress.learned(update)
+        yield update
 
 
-def _check_sound(record: Record, *, final: bool) -> None:
-    """One batch may fail by bad luck; if nothing succeeds after that, nothing will."""
-    if final and not record.best():
-        first = next(iter(record.trials.values()))
-        raise SearchError(
-            f"all {len(record.trials)} trials so far failed; the first: {first.outcome.status}: "
-            f"{first.outcome.error}"
-        )
+ALIKE = 3
+"""Failures in a row that stop a search, if a whole batch is among them."""
+
+
+def check_sound(record: Record, new: Sequence[Trial]) -> None:
+    """Tells a systematic fault from bad luck.
+
+    Raises:
+        SearchError: if the new trials, and at least :data:`ALIKE` in a row, failed the same way.
+    """
+    latest = sorted(record.trials.values(), key=lambda trial: -trial.number)
+    latest = latest[: max(len(new), ALIKE)]
+    ways = {_way(trial.outcome) for trial in latest}
+    if not new or len(latest) < ALIKE or len(ways) > 1 or latest[0].outcome.status == "ok":
+        return
+    raise SearchError(
+        f"the last {len(latest)} trials all failed in the same way; the latest: "
+        f"{latest[0].outcome.status}: {latest[0].outcome.error}"
+    )
+
+
+def _way(outcome: Outcome) -> tuple[str, str]:
+    """How a trial failed: its status, and the kind of error without its particulars."""
+    return outcome.status, (outcome.error or "").partition(":")[0]

@@ -1,81 +1,139 @@
-"""The folder of a run: what stands where, and writing it so that nothing is ever half there."""
+"""The durable record of a run: one folder, one writer, and all that a resume needs.
+
+``record.sqlite`` is the record: trials, outcomes, updates, full trainings,
+events and errors. Beside it stand ``checkpoints/`` (states of the learners), ``config.yaml`` (for
+people), ``data/`` (prepared sets), ``weights/`` (of full trainings), ``tensorboard/``,
+``trials.csv``, ``best/`` and ``summary.json``. The record vouches for checkpoints and weights; the
+rest is made again from it at any time.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-import os
-from dataclasses import asdict
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pathnas import tree as trees
-from pathnas.search import Trial
+from filelock import FileLock
+from pydantic import BaseModel
+
+from pathnas import files
+from pathnas.clock import Clock
+from pathnas.config import Config
+from pathnas.database import Database
+from pathnas.tree import Node
+
+RECORD = "record.sqlite"
+OWNER = ".owner.json"
 
 
-class RunFolder:
-    """One run's folder.
+class Store:
+    """The open record of a run; a context manager, which gives the folder free again.
 
-    ``config.yaml``, ``search.jsonl`` and ``control.jsonl`` (one trial a line, added after each
-    update), ``data/`` (prepared sets), ``weights/`` (of every full training), ``tensorboard/``,
-    ``best/`` and ``summary.json``.
+    :func:`pathnas.folder.open_run` opens one.
 
-    Args:
+    Attributes:
         path: of the folder.
-
-    Raises:
-        FileExistsError: if it exists.
-        OSError: if it cannot be made or written to.
+        config: of the run, as it is carried out now.
+        clock: seconds by phase.
+        resumed: whether the run was begun earlier.
+        notes: what a person should know of how the record was opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, database: Database, lock: FileLock, config: Config) -> None:
         self.path = path
-        path.mkdir(parents=True)
-        for folder in ("data", "weights"):
-            (path / folder).mkdir()
+        self.database = database
+        self.config = config
+        self.clock = Clock(database)
+        self.resumed = False
+        self.notes: list[str] = []
+        self._lock = lock
 
-    @classmethod
-    def new(cls, root: Path, name: str) -> RunFolder:
-        """Makes ``root/name``, or ``root/name-2`` and so on if that is taken."""
-        number = 1
-        while True:
-            path = root / (name if number == 1 else f"{name}-{number}")
-            try:
-                return cls(path)
-            except FileExistsError:
-                if not path.is_dir():
-                    raise
-                number += 1
+    def __enter__(self) -> Store:
+        return self
 
-    def write(self, name: str, text: str) -> Path:
-        """Writes a text file aside, then renames it."""
-        return write_text(self.path / name, text)
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
+        (self.path / OWNER).unlink(missing_ok=True)
+        self._lock.release()
 
-    def append(self, name: str, trial: Trial) -> None:
-        """Adds a trial to a file of one JSON object a line."""
-        row = {
-            "number": trial.number,
-            "update": trial.update,
-            "key": trial.candidate.key,
-            "reward": trial.reward,
-            **asdict(trial.outcome),
-            "tree": trees.to_dict(trial.candidate.tree),
-        }
-        with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    def meta(self, key: str) -> Any:
+        """Returns what was noted under a key, or None."""
+        for row in self.database.rows("meta", key=key):
+            return json.loads(row["value"])
+        return None
+
+    def note(self, **values: Any) -> None:
+        """Commits values that JSON can hold under their keys."""
+        with self.database.transaction():
+            for key, value in values.items():
+                self.database.put("meta", replace=True, key=key, value=json.dumps(value))
+
+    def event(self, kind: str, text: str = "") -> None:
+        """Commits what happened to the run."""
+        with self.database.transaction():
+            self.database.put("events", time=time.time(), kind=kind, text=text)
+
+    def trained(self, name: str, job: str, outputs: Sequence[Path]) -> dict[str, Any] | None:
+        """Returns the result of a training that was done, or None if it has to be done.
+
+        Args:
+            name: of the training.
+            job: its fingerprint; the result of another job is no result.
+            outputs: files that it wrote; where one is missing or damaged, that is noted, and there
+                is no result.
+        """
+        for row in self.database.rows("trainings", name=name):
+            if row["job"] != job:
+                return None
+            for path, digest in zip(outputs, json.loads(row["outputs"]), strict=True):
+                if not path.is_file() or files.digest(path) != digest:
+                    state = "damaged" if path.is_file() else "missing"
+                    self.notes.append(f"{path} is {state}: {name} is done again")
+                    return None
+            result: dict[str, Any] = json.loads(row["result"])
+            return result
+        return None
+
+    def put_training(
+        self, name: str, job: str, result: Mapping[str, Any], outputs: Sequence[Path]
+    ) -> None:
+        """Commits the result of a training, after its files are on the disk."""
+        digests = [files.digest(path) for path in outputs]
+        with self.database.transaction():
+            self.database.put(
+                "trainings",
+                replace=True,
+                name=name,
+                job=job,
+                result=json.dumps(result),
+                outputs=json.dumps(digests),
+            )
+
+    def extend(self) -> None:
+        """Forgets what follows from the budget: the control, and that the run has ended."""
+        with self.database.transaction():
+            for table in ("episodes", "trials", "outcomes", "updates", "learners", "generators"):
+                self.database.execute(f"DELETE FROM {table} WHERE search = 'control'")
+            self.database.execute("DELETE FROM meta WHERE key = 'summary'")
+            self.database.execute("DELETE FROM trainings WHERE name LIKE 'test of %'")
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Writes a text file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    return path
+def fingerprint(job: Any) -> str:
+    """Returns a digest of a dataclass that describes a job, without where its files stand."""
 
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return value.name
+        if isinstance(value, Node):
+            return str(value)
+        if isinstance(value, BaseModel):
+            return value.model_dump()
+        if dataclasses.is_dataclass(value):
+            return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return repr(value)
 
-def write_json(path: Path, value: Any) -> Path:
-    """Writes a value as indented JSON, whole or not at all."""
-    return write_text(path, json.dumps(value, indent=2) + "\n")
+    return hashlib.sha256(json.dumps(job, default=plain, sort_keys=True).encode()).hexdigest()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pathnas import cell
+from pathnas import cell, scheduled
 from pathnas.ops import Moments
 from pathnas.probing import mode
 
@@ -21,8 +22,66 @@ class Batches(Iterable[tuple[Tensor, Tensor]], Sized, Protocol):
     """Batches of images `[B, C, H, W]` and labels `[B]`; iterating again is the next epoch."""
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of :func:`fit` that has ended.
+
+    Attributes:
+        number: from 1.
+        loss: mean over its images, in all processes.
+        learning_rate: of its last step.
+        images: training images seen so far, in all processes and epochs.
+        optimizer: of the network.
+        scaler: of the loss.
+    """
+
+    number: int
+    loss: float
+    learning_rate: float
+    images: int
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def state(self) -> dict[str, Any]:
+        """Returns what :attr:`Hooks.resume` takes; the network's own state is not in it."""
+        return {
+            "epoch": self.number,
+            "images": self.images,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From outputs `[B, classes]` and targets to one number."""
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _one() -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What :func:`fit` does beside training, for trainings that are long or shared.
+
+    Attributes:
+        resume: of :meth:`Epoch.state`, to go on after that epoch; None: from the beginning. The
+            network must be in the state that it had then.
+        step_end: called after every step of the optimizer.
+        epoch_end: called after every epoch; the network is as the epoch left it, in train mode.
+        across: sums a tensor over all processes that train the network together.
+        weight: of the loss of the batch at hand.
+    """
+
+    resume: Mapping[str, Any] | None = None
+    step_end: Callable[[], None] | None = None
+    epoch_end: Callable[[Epoch], None] | None = None
+    across: Callable[[Tensor], Tensor] = _alone
+    weight: Callable[[], float] = _one
 
 
 def fit(
@@ -39,10 +98,16 @@ def fit(
     label_smoothing: float = 0.0,
     precision: Precision = "float32",
     gate_fraction: float = 0.1,
+    drop_path: float = 0.0,
+    drop_path_schedule: Literal["linear", "constant"] = "linear",
     optimizer: torch.optim.Optimizer | None = None,
     loss_of: Loss | None = None,
+    hooks: Hooks = Hooks(),
 ) -> int:
     """Trains a network in place by SGD.
+
+    Modules with a part of their own in it (:class:`pathnas.scheduled.Scheduled`) are told how far
+    the training has come, and add to the loss.
 
     Args:
         network: left in train mode; gates (see :class:`pathnas.ops.Gate`) fall from 1 to 0 over
@@ -58,10 +123,14 @@ def fit(
         label_smoothing: of the cross entropy.
         precision: of the forward pass, by autocast; float16 scales the loss.
         gate_fraction: share of all steps, in (0, 1].
+        drop_path: how often a branch of an *add* node is dropped at most (paper, section 4.2), by
+            draws from torch's global generator; see :func:`pathnas.drop_path.drop_paths`.
+        drop_path_schedule: ``"linear"``: the rate rises from 0; ``"constant"``: it does not change.
         optimizer: of the network's parameters, to go on with what it remembers; only the learning
             rate of its first group is set. None: a new one by :func:`sgd`.
         loss_of: the loss, of the outputs and what `batches` gives beside the images; None: cross
             entropy.
+        hooks: what is done beside.
 
     Returns:
         The number of training images seen, repeats counted.
@@ -75,26 +144,43 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     loss_of = loss_of or nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     steps, warmup = epochs * len(batches), warmup_epochs * len(batches)
-    step = images = 0
+    done, images = _resumed(hooks.resume, optimizer, scaler)
+    step = done * len(batches)
+    parts = scheduled.parts(network)
     network.train()
-    for epoch in range(1, epochs + 1):
-        losses = []
+    for epoch in range(done + 1, epochs + 1):
+        total, seen, rate = torch.zeros((), device=device), 0, 0.0
         for x, y in batches:
             cell.set_gates(network, max(0.0, 1 - step / (gate_fraction * steps)))
+            progress = step / steps
+            for part in parts:
+                part.advance(progress)
+            if drop_path:
+                share = progress if drop_path_schedule == "linear" else 1.0
+                cell.set_drop_path(network, drop_path * share)
             rate = _rate(learning_rate, step, steps, warmup, cosine=schedule == "cosine")
             optimizer.param_groups[0]["lr"] = rate
             with _autocast(device, precision):
                 loss = loss_of(network(x), y)
+            loss = loss + sum(part.penalty() for part in parts)
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            scaler.scale(loss * hooks.weight()).backward()
             scaler.step(optimizer)
             scaler.update()
-            losses.append(loss.detach())
-            step, images = step + 1, images + len(y)
-        mean = float(torch.stack(losses).mean())
+            if hooks.step_end is not None:
+                hooks.step_end()
+            total += loss.detach() * len(y)
+            step, seen = step + 1, seen + len(y)
+        sums = hooks.across(torch.tensor([float(total), seen], dtype=torch.float64))
+        mean, images = float(sums[0] / sums[1]), images + int(sums[1])
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss became {mean} in epoch {epoch} of {epochs}")
+        if hooks.epoch_end is not None:
+            hooks.epoch_end(Epoch(epoch, mean, rate, images, optimizer, scaler))
     cell.set_gates(network, 0.0)
+    cell.set_drop_path(network, 0.0)
+    for part in parts if steps else ():
+        part.advance(1.0)
     return images
 
 
@@ -151,7 +237,7 @@ def distill(
         batches: of training images; their labels are not looked at.
         epochs: passes.
         learning_rate: at its highest.
-        options: others of :func:`fit`.
+        options: others of :func:`fit`. What that does beside, such as letting gates fall, is done.
 
     Returns:
         The number of training images seen, repeats counted.
@@ -162,6 +248,19 @@ def distill(
     taught = _Taught(batches, teacher)
     fitted = {"epochs": epochs, "learning_rate": learning_rate, **options}
     return fit(student, taught, loss_of=nn.MSELoss(), **fitted)
+
+
+def _resumed(
+    state: Mapping[str, Any] | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> tuple[int, int]:
+    """Brings optimizer and scaler to a state; returns its epoch and the images seen."""
+    if state is None:
+        return 0, 0
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    return int(state["epoch"]), int(state["images"])
 
 
 def _rate(peak: float, step: int, steps: int, warmup: float, *, cosine: bool) -> float:
@@ -179,14 +278,23 @@ def _autocast(device: torch.device, precision: Precision) -> Any:
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, batches: Batches) -> float:
-    """Returns the share of images classified right, in [0, 1]; the network's mode is restored."""
+def accuracy(
+    network: nn.Module, batches: Batches, across: Callable[[Tensor], Tensor] = _alone
+) -> float:
+    """Returns the share of images classified right, in [0, 1]; the network's mode is restored.
+
+    Args:
+        network: to be asked.
+        batches: of images and labels.
+        across: sums a tensor over all processes that share the images; see :class:`Hooks`.
+    """
     right, images = [], 0
     with mode(network, training=False):
         for x, y in batches:
             right.append((network(x).argmax(1) == y).sum())
             images += len(y)
-    return int(torch.stack(right).sum()) / images
+    counts = across(torch.tensor([int(torch.stack(right).sum()), images], dtype=torch.float64))
+    return float(counts[0] / counts[1])
 
 
 @torch.no_grad()
@@ -219,7 +327,11 @@ def calibrate(network: nn.Module, images: Tensor) -> None:
 
 def _measure(edge: cell.CellEdge) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(op: nn.Module, inputs: Any, output: Tensor) -> None:
-        var, mean = torch.var_mean(output, dim=(0, 2, 3), correction=0)
+        if output.is_cpu and output.dtype in (torch.float32, torch.float64):
+            # What batch norm itself computes there, ten times as fast as var_mean.
+            mean, var = torch.batch_norm_update_stats(output, None, None, 0.0)
+        else:
+            var, mean = torch.var_mean(output, dim=(0, 2, 3), correction=0)
         edge.moments = Moments(mean, var)
 
     return hook

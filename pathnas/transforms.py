@@ -8,13 +8,13 @@ and ``transform.grow(cell).tree == transform(cell.tree)`` always.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pathnas import ops
 from pathnas import tree as trees
@@ -26,13 +26,15 @@ from pathnas.cell import (
     cost,
     edge_ranges,
     node_widths,
+    normed,
     same_borders,
 )
+from pathnas.clones import clone
 from pathnas.ops import Moments
-from pathnas.probing import counted
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
 
 Network = TypeVar("Network", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,18 @@ EXACT = Birth()
 
 
 class _Grows:
-    """What the three transforms share: growing a copy."""
+    """What the three transforms share: a path, and growing a copy."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        try:
+            path = tuple(map(operator.index, self.path))
+        except TypeError:
+            raise ValueError(
+                f"path must be a tuple of branch indices, got {self.path!r:.60}"
+            ) from None
+        object.__setattr__(self, "path", path)
 
     def grow(self, network: Network, birth: Birth = EXACT) -> Network:
         """Returns a copy of a cell, or of a network, with this transform done to every cell."""
@@ -99,9 +112,9 @@ class Branch(_Grows):
                 f"path must address a node with one leaf edge, got path={self.path} with "
                 f"{str(node) or 'a leaf'}"
             )
-        if self.n < 2 or self.merge not in trees.MERGES:
+        if not isinstance(self.n, int) or self.n < 2 or self.merge not in trees.MERGES:
             raise ValueError(
-                f"expected n >= 2 and a merge of {trees.MERGES}, got n={self.n}, "
+                f"expected a whole n >= 2 and a merge of {trees.MERGES}, got n={self.n}, "
                 f"merge={self.merge!r}"
             )
         op = node.edges[0].op
@@ -109,8 +122,7 @@ class Branch(_Grows):
         branched = Node(node.edges * self.n, self.merge, "split" if splits else "replicate")
         return trees.with_node(tree, self.path, branched)
 
-    def _apply(self, cell: Cell, birth: Birth) -> None:
-        grown = self(cell.tree)
+    def _apply(self, cell: Cell, tree: Node, grown: Node, birth: Birth) -> None:
         target = trees.node_at(grown, self.path)
         ranges = edge_ranges(target, *node_widths(grown, self.path, cell.spec), cell.spec)
         node = cell.node_at(self.path)
@@ -120,8 +132,10 @@ class Branch(_Grows):
         else:
             edges = [edge, *(_replica(edge, birth) for _ in range(self.n - 1))]
         node.edges = nn.ModuleList(edges)
+        node.edges.training = node.training
         node.merge, node.allocation = target.merge, target.allocation
         node.inputs = tuple(channels.inputs for channels in ranges)
+        _add_norm(cell, grown, self.path)
 
 
 @dataclass(frozen=True)
@@ -147,13 +161,12 @@ class Insert(_Grows):
             )
         return trees.with_node(tree, self.path, Node((Edge("identity"),)))
 
-    def _apply(self, cell: Cell, birth: Birth) -> None:
-        self(cell.tree)
+    def _apply(self, cell: Cell, tree: Node, grown: Node, birth: Birth) -> None:
         edge = cell.edge_at(self.path)
         inserted = CellEdge("identity", ops.Identity(), CellNode())
         if edge.moments is not None:
             inserted.moments = Moments(*(moment.clone() for moment in edge.moments))
-        edge.child = CellNode([inserted])
+        edge.child = CellNode([inserted]).train(edge.training)
 
 
 @dataclass(frozen=True)
@@ -182,19 +195,20 @@ class Replace(_Grows):
         ops.get(self.op)
         return trees.with_edge(tree, self.path, Edge(self.op, edge.child))
 
-    def _apply(self, cell: Cell, birth: Birth) -> None:
-        tree, grown, parent = cell.tree, self(cell.tree), self.path[:-1]
+    def _apply(self, cell: Cell, tree: Node, grown: Node, birth: Birth) -> None:
         cost(grown, cell.spec)  # raises where the width does not suit the operation
-        if not same_borders(tree, grown, parent, cell.spec):
+        if not same_borders(tree, grown, self.path[:-1], cell.spec):
             raise ValueError(
                 f"{self.op} at path {self.path} would move the borders of its siblings' channels: "
                 f"replace the identity before it is branched"
             )
         width, _ = node_widths(grown, self.path, cell.spec)
-        op = _like(ops.get(self.op).build(width, width, cell.spec), cell)
+        entry = ops.get(self.op)
+        op = _like((entry.blank or entry.build)(width, width, cell.spec), cell)
         edge = cell.edge_at(self.path)
         op.become_identity(edge.moments, birth.mode)
-        edge.name, edge.op = self.op, op
+        edge.name, edge.op = self.op, op if cell.training else op.eval()
+        _add_norm(cell, grown, self.path)
 
 
 Transform = Branch | Insert | Replace
@@ -222,15 +236,28 @@ def from_dict(data: dict[str, Any]) -> Transform:
         raise ValueError(f"not the fields of a {kind} transform: {data} ({error})") from None
 
 
-def _like(op: ops.Primitive, cell: Cell) -> ops.Primitive:
-    """Gives a new module the cell's device, dtype and mode."""
-    reference = next(cell.parameters())
-    return op.to(device=reference.device, dtype=reference.dtype).train(cell.training)
+def _like(op: Module, cell: Cell) -> Module:
+    """Gives a new module the cell's device and dtype."""
+    to, first = next(cell.parameters()), next(op.parameters(), None)
+    if first is not None and (first.device, first.dtype) != (to.device, to.dtype):
+        op.to(device=to.device, dtype=to.dtype)
+    return op
+
+
+def _add_norm(cell: Cell, tree: Node, path: Path) -> None:
+    """Gives the root's branch on a path the norm that it has come to need, born as an identity."""
+    if not path or not normed(tree.edges[path[0]], cell.spec):
+        return
+    edge = cell.root.edge(path[0])
+    if edge.norm is None:
+        width, _ = node_widths(tree, path[:1], cell.spec)
+        edge.norm = _like(nn.BatchNorm2d(width), cell).train(cell.training)
+        ops.undo_norm(edge.norm, edge.moments)
 
 
 @torch.no_grad()
 def _replica(edge: CellEdge, birth: Birth) -> CellEdge:
-    replica = deepcopy(edge)
+    replica = clone(edge)
     if birth.noise:
         for weight in replica.op.parameters():
             if weight.dim() > 1:  # norms and biases keep their values
@@ -243,21 +270,41 @@ def grow(network: Network, transforms: Sequence[Transform], birth: Birth = EXACT
     """Returns a copy of a cell, or of a network, with the transforms done to every cell.
 
     The copy shares no tensor with the argument, which stays as it was. In eval mode its output is
-    the same: exactly with a gated birth and without noise, up to rounding.
+    the same: exactly with a gated birth and without noise, up to rounding. See
+    :func:`pathnas.growth.transform` for one that calibrates, measures and keeps a record.
 
     Raises:
         ValueError: if there is no cell, or a transform does not fit; the message names the cell.
     """
-    grown = deepcopy(network)
+    grown = clone(network)
     found = cells(grown)
     if not found:
         raise ValueError(f"expected a network with cells, got {type(network).__name__} without")
     for name, cell in found.items():
+        tree = cell.tree
         for transform in transforms:
-            try:
-                transform._apply(cell, birth)
-            except ValueError as error:
-                raise ValueError(f"cell {name or '()'}: {transform}: {error}") from None
+            tree = grow_cell(name, cell, tree, transform, birth)
+    return grown
+
+
+def grow_cell(name: str, cell: Cell, tree: Node, transform: Transform, birth: Birth) -> Node:
+    """Does a transform to a cell in place and returns its new tree.
+
+    Args:
+        name: of the cell, for the message.
+        cell: to be changed; if the transform does not fit, it may be left half grown.
+        tree: of the cell, which its caller knows already.
+        transform: what is done.
+        birth: of what it adds.
+
+    Raises:
+        ValueError: if the transform does not fit; the message names the cell.
+    """
+    try:
+        grown = transform(tree)
+        transform._apply(cell, tree, grown, birth)
+    except ValueError as error:
+        raise ValueError(f"cell {name or '()'}: {transform}: {error}") from error
     return grown
 
 
@@ -292,33 +339,6 @@ def _growth(node: Node, path: Path) -> Iterator[Transform]:
             yield from _growth(edge.child, (*path, index))
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """What a growth measurably did.
-
-    Attributes:
-        max_abs: largest absolute change of the output.
-        relative: `max_abs` over the largest absolute output before.
-        exact: whether the transforms promise no change on any input, by law.
-        parameters: before and after.
-        macs: multiply-adds for one image, before and after.
-    """
-
-    max_abs: float
-    relative: float
-    exact: bool
-    parameters: tuple[int, int]
-    macs: tuple[int, int]
-
-    def __str__(self) -> str:
-        law = "exact" if self.exact else "approximate"
-        return (
-            f"{law} by law; output changed by {self.max_abs:.3g} ({self.relative:.3g} relative); "
-            f"parameters {self.parameters[0]:,} -> {self.parameters[1]:,}; "
-            f"multiply-adds {self.macs[0]:,} -> {self.macs[1]:,}"
-        )
-
-
 def is_exact(transforms: Sequence[Transform], birth: Birth) -> bool:
     """Tells whether the transforms leave the output unchanged on every input, by law.
 
@@ -329,26 +349,3 @@ def is_exact(transforms: Sequence[Transform], birth: Birth) -> bool:
     if birth.mode == "gated":
         return True
     return all(ops.get(t.op).exact for t in transforms if isinstance(t, Replace))
-
-
-def receipt(
-    before: nn.Module,
-    after: nn.Module,
-    inputs: Tensor,
-    transforms: Sequence[Transform],
-    birth: Birth = EXACT,
-) -> Receipt:
-    """Measures in eval mode what growing did to the output on some inputs `[B, C, H, W]`.
-
-    Neither module is changed.
-    """
-    (old, old_macs), (new, new_macs) = (counted(module, inputs) for module in (before, after))
-    change, scale = float((new - old).abs().max()), float(old.abs().max())
-    old_size, new_size = (sum(p.numel() for p in m.parameters()) for m in (before, after))
-    return Receipt(
-        max_abs=change,
-        relative=change / scale if scale else change,
-        exact=is_exact(transforms, birth),
-        parameters=(old_size, new_size),
-        macs=(old_macs, new_macs),
-    )

@@ -1,6 +1,7 @@
 """Settings that all tests share."""
 
 import hypothesis
+import pytest
 import torch
 
 hypothesis.settings.register_profile(
@@ -8,3 +9,13 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("pathnas")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """A local Ray cluster that all tests share, since it takes seconds to start."""
+    pytest.importorskip("ray", reason="needs Ray: pip install 'pathnas[ray]'")
+    from pathnas import executors
+
+    with executors.Ray(2, preload=()) as executor:
+        yield executor

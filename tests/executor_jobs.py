@@ -5,6 +5,7 @@ Each job imports torch for itself, so that a coordinator which only names it sta
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import os
@@ -62,19 +63,22 @@ ERRORS = {
     "system exit": SystemExit(3),
     "floating point": FloatingPointError("the loss is nan"),
     "memory": MemoryError(),
+    "no memory for a map": OSError(errno.ENOMEM, "Cannot allocate memory"),
     "interrupt": KeyboardInterrupt(),
 }
 
 
 def fail(kind):
     """Raises the error of this name; any other argument is handed back."""
-    import torch
-
     if kind in ERRORS:
         raise ERRORS[kind]
     if kind == "torch memory":
+        import torch
+
         raise torch.OutOfMemoryError("no room")
     if kind == "too large":
+        import torch
+
         torch.empty(1 << 60, dtype=torch.uint8)
     return kind
 
@@ -148,6 +152,69 @@ def exhaust(limit):
 
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return torch.ones(2 * limit, dtype=torch.uint8)
+
+
+def allocate(mebibytes):
+    """Asks for so much memory at once and says how much it was."""
+    return len(bytearray(mebibytes << 20)) >> 20
+
+
+def allocate_tensors(mebibytes):
+    """Asks for so much memory in tensors of half a mebibyte."""
+    import torch
+
+    kept = [torch.empty(1 << 19, dtype=torch.uint8) for _ in range(2 * mebibytes)]
+    return len(kept) // 2
+
+
+def crash_at_first(how):
+    """Crashes as often as the number says, counted by files in the folder, and then succeeds."""
+    folder, times = how
+    tries = len(list(folder.iterdir()))
+    (folder / str(tries)).touch()
+    if tries < times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tries + 1
+
+
+def variable(name):
+    time.sleep(0.2)  # so that two workers share the jobs
+    return os.environ.get(name)
+
+
+class SlowToLoad:
+    """An argument that takes so many seconds to arrive."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __setstate__(self, state):
+        time.sleep(state["seconds"])
+        self.__dict__.update(state)
+
+
+def seconds_to_load(argument):
+    return argument.seconds
+
+
+def wait_unless_tried(folder):
+    """Says by a file who it and its parent are, and waits to be killed; does so only once."""
+    if not list(folder.iterdir()):
+        (folder / f"{os.getpid()}-{os.getppid()}").touch()
+        time.sleep(120)
+    return os.getpid()
+
+
+def copy_file(paths):
+    """Writes the content of the first file into the second."""
+    read, written = paths
+    written.write_text(read.read_text() + " copied")
+    return os.getcwd()
+
+
+def occupy(path):
+    """Makes a file of its own."""
+    path.write_text("precious")
 
 
 def large(size):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -14,25 +18,39 @@ from pathnas.tree import BASE_TREE, Node
 
 
 @st.composite
-def specs(draw: st.DrawFn) -> CellSpec:
-    """Cells of odd and even widths, with groups, strides and biases."""
+def convs(draw: st.DrawFn) -> Conv:
+    """Convolutions of odd and even widths, with every setting that torch's have."""
     groups = draw(st.sampled_from([1, 1, 2, 3]))
-    channels_in = groups * draw(st.integers(1, 4))
-    channels_out = groups * draw(st.integers(1, 4))
-    kernel = draw(st.sampled_from([1, 3, 5]))
-    conv = Conv(
-        channels_in,
-        channels_out,
+    channels = groups * draw(st.integers(1, 4)), groups * draw(st.integers(1, 4))
+    kernel = draw(st.sampled_from([1, 3, 5, (3, 1), (1, 5)]))
+    short = 5 if isinstance(kernel, tuple) else kernel
+    stride = draw(st.sampled_from([1, 2, (2, 1)]))
+    limits = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    padding = draw(st.tuples(*(st.integers(0, side // 2) for side in limits)))
+    if stride == 1:
+        padding = draw(st.sampled_from([padding, padding, "valid", "same"]))
+    return Conv(
+        *channels,
         kernel=kernel,
-        stride=draw(st.sampled_from([1, 2])),
-        padding=draw(st.integers(0, kernel // 2)),
+        stride=stride,
+        padding=draw(st.sampled_from([padding, padding, "valid", "same"]))
+        if stride == 1
+        else padding,
+        dilation=draw(st.sampled_from([1, 1, 2])) if short <= 3 else 1,
         groups=groups,
         bias=draw(st.booleans()),
+        padding_mode=draw(st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"])),
     )
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> CellSpec:
+    """Cells of all of these."""
+    conv = draw(convs())
     activation = draw(st.sampled_from(["pre", "post"]))
     bare = draw(st.booleans())
-    inner = draw(st.sampled_from([g for g in (1, 2, 3, groups) if channels_out % g == 0]))
-    return CellSpec(conv, activation, bare, inner)
+    inner = draw(st.sampled_from([g for g in (1, 2, 3, conv.groups) if conv.channels_out % g == 0]))
+    return CellSpec(conv, activation, bare, inner, residual=draw(st.booleans()))
 
 
 def _options(tree: Node) -> list[Transform]:
@@ -54,16 +72,46 @@ def _options(tree: Node) -> list[Transform]:
 @st.composite
 def growths(draw: st.DrawFn, spec: CellSpec, most: int = 8) -> list[Transform]:
     """Sequences of transforms that the cell can hold, in any order."""
+    return _growth([spec], draw(st.integers(1, most)), lambda all_: draw(st.sampled_from(all_)))
+
+
+def random_growth(cells: Iterable[CellSpec], *, seed: int, most: int = 8) -> list[Transform]:
+    """A sequence of transforms that all of the cells can hold."""
+    return _growth(list(cells), most, random.Random(seed).choice)
+
+
+def _growth(
+    cells: list[CellSpec], most: int, choose: Callable[[list[Transform]], Transform]
+) -> list[Transform]:
     tree, done = BASE_TREE, []
-    for _ in range(draw(st.integers(1, most))):
+    for _ in range(most):
         options = _options(tree)
         if not options:
             break
-        choice = draw(st.sampled_from(options))
+        choice = choose(options)
         grown = choice(tree)
-        if fits(grown, spec) and same_borders(tree, grown, choice.path[:-1], spec):
+        if all(_can_hold(spec, tree, choice, grown) for spec in cells):
             tree, done = grown, [*done, choice]
     return done
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "chain": dict(widths=(4, 8), cells=2, groups=2),
+    "residual": dict(widths=(4, 8), cells=2, groups=2),
+    "pyramidnet": dict(blocks=2, alpha=6, stages=2, stem=5, expansion=2, groups=2),
+    "densenet": dict(layers=2, growth=4, stages=2, bottleneck=2, groups=2),
+    "condensenet": dict(
+        layers=(1, 2), growth=(4, 6), cells=(0, 2), groups=2, learned_groups=2, stride=1
+    ),
+}
+"""Options of a small network of every kind."""
+
+
+def _can_hold(spec: CellSpec, tree: Node, choice: Transform, grown: Node) -> bool:
+    if not fits(grown, spec):
+        return False
+    # A grouped operation may move the borders of its siblings; a branching has none.
+    return not isinstance(choice, Replace) or same_borders(tree, grown, choice.path[:-1], spec)
 
 
 def randomize(module: nn.Module, seed: int) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from pathnas import config, yaml_reader
+from pathnas import config, config_networks, yaml_reader
 from pathnas.config import Config, ConfigError
 
 DETERMINISTIC = settings(deadline=None, derandomize=True, max_examples=100)
@@ -33,6 +34,7 @@ final:
   training: {epochs: 3}
 """
 LAST = MINIMAL.count("\n") + 1
+NETWORK = "  network:\n    name: chain\n    widths: [8, 16]\n    cells: 1\n"
 
 
 def faults(folder, text, overrides=()):
@@ -54,8 +56,8 @@ def loaded(folder, text, overrides=()):
 # What is replaced in the minimal text (nothing: appended), by what, and the faults that it makes.
 BAD = [
     ("", "sead: 1", "14: sead: unknown key; did you mean 'seed'?"),
-    ("", "colour: 1", "14: colour: unknown key; known keys: name, seed, runs, device, data, base, "
-     "search, final, workers"),
+    ("", "colour: 1", "14: colour: unknown key; known keys: name, seed, runs, device, plugins, "
+     "data, base, search, final, workers"),
     ("", "search:\n  controller:\n    hiden: 3",
      "16: search.controller.hiden: unknown key; did you mean 'hidden'?"),
     ("cells: 1", "cells: 1\n    width: [3]",
@@ -64,9 +66,15 @@ BAD = [
      "12: base.training.augment.cutuot: unknown key; did you mean 'cutout'?"),
     ("epochs: 2", "epochs: 2\n    birth: hard", "12: base.training.birth: unknown key; known keys: "
      "epochs, batch_size, learning_rate, momentum, nesterov, weight_decay, schedule, "
-     "warmup_epochs, label_smoothing, precision, augment"),
-    ("", '"a b\\n": 1', "14: 'a b\\n': unknown key; known keys: name, seed, runs, device, data, "
-     "base, search, final, workers"),
+     "warmup_epochs, label_smoothing, precision, drop_path, "
+     "drop_path_schedule, augment"),
+    ("", '"a b\\n": 1', "14: 'a b\\n': unknown key; known keys: name, seed, runs, device, "
+     "plugins, data, base, search, final, workers"),
+    ("", "plugins: my_ops", "14: plugins: expected a list, got 'my_ops' (a string)"),
+    ("", "plugins: [a.b, a-b]", "14: plugins[1]: must be a module's name, as in package.module; "
+     "got 'a-b' (a string)"),
+    ("", "plugins: [a.b, a.b]", "14: plugins: must be distinct, got 'a.b' (a string) twice"),
+    ("", "plugins: [3]", "14: plugins[0]: expected a string, got 3"),
     ("", "seed: '1'", "14: seed: expected an integer, got '1' (a string)"),
     ("", "seed: true", "14: seed: expected an integer, got true"),
     ("", "seed: 1.5", "14: seed: expected an integer, got 1.5"),
@@ -119,6 +127,11 @@ BAD = [
     ("", "search: {controller: {name: 1}}",
      "14: search.controller.name: expected one of 'reinforce', 'random', got 1"),
     ("", "workers: {deadline: 0}", "14: workers.deadline: must be > 0.0, got 0"),
+    ("", "workers: {devices: [0, 1.5]}", "14: workers.devices[1]: expected a string, got 1.5"),
+    ("", "workers: {devices: [cuda:0]}", "14: workers.devices[0]: must be a GPU's number or "
+     "identifier, or several with commas; got 'cuda:0' (a string)"),
+    ("", "workers: {address: 'a b'}", "14: workers.address: must be auto or HOST:PORT; got 'a b'"
+     " (a string)"),
     ("", "device: gpu",
      "14: device: must be auto, cpu, mps, cuda or cuda:N; got 'gpu' (a string)"),
     ("", "device: 0", "14: device: expected a string, got 0"),
@@ -156,15 +169,18 @@ BAD = [
     ("name: chain", "name: chian",
      "7: base.network.name: unknown network 'chian'; did you mean 'chain'?"),
     ("name: chain", "name: mlp",
-     "7: base.network.name: unknown network 'mlp'; known networks: chain, residual"),
+     "7: base.network.name: unknown network 'mlp'; known networks: chain, residual, "
+     "pyramidnet, densenet, condensenet"),
     ("name: chain", "name: [chain]",
-     "7: base.network.name: expected one of 'chain', 'residual', got a list"),
+     "7: base.network.name: expected one of 'chain', 'residual', 'pyramidnet', 'densenet', "
+     "'condensenet', got a list"),
     ("    name: chain\n", "",
-     "6: base.network.name: missing (kind of network: one of 'chain', 'residual')"),
+     "6: base.network.name: missing (kind of network: one of 'chain', 'residual', 'pyramidnet', "
+     "'densenet', 'condensenet')"),
     ("network:\n    name: chain\n    widths: [8, 16]\n    cells: 1", "network: chain",
-     "6: base.network: expected a mapping, got 'chain' (a string)"),
-    ("  network:\n    name: chain\n    widths: [8, 16]\n    cells: 1\n", "",
-     "5: base.network: missing (architecture of the base network: a mapping)"),
+     "6: base.network: expected a mapping or null, got 'chain' (a string)"),
+    (NETWORK, "",
+     "5: base.network: missing (a mapping, unless base.model names a function)"),
     ("    widths: [8, 16]\n", "",
      "6: base.network.widths: missing (channels of each stage; a 2x2 stride between stages: "
      "a list)"),
@@ -180,6 +196,18 @@ BAD = [
      "10: base.training: missing (a mapping, unless base.weights names a file)"),
     ("training:\n    epochs: 2", "training: 2",
      "10: base.training: expected a mapping or null, got 2"),
+    ("base:\n", "base:\n  model: a.b:c\n  cells: x\n",
+     "8: base.network: must be absent beside base.model: one of the two is the base"),
+    ("base:\n", "base:\n  model: a b:c\n",
+     "6: base.model: expected package.module:function; got 'a b:c' (a string)"),
+    ("base:\n", "base:\n  cells: '*'\n", "6: base.cells: must be absent without base.model"),
+    ("base:\n", "base:\n  absorb: true\n", "6: base.absorb: must be absent without base.model"),
+    ("base:\n", "base:\n  options: {a: 1}\n",
+     "6: base.options: must be absent without base.model"),
+    (NETWORK, "  model: a.b:c\n",
+     "5: base.cells: missing (names or globs of the convolutions of base.model)"),
+    (NETWORK, "  model: a.b:c\n  cells: 3\n", "7: base.cells: expected a list or null, got 3"),
+    (NETWORK, "  model: a.b:c\n  cells: [a, '']\n", "7: base.cells[1]: must not be empty"),
     ("", "seed: 1\nseed: 2", "15: seed: given twice, on lines 14 and 15"),
     ("", "seed: *x", "14: aliases (*x) are not allowed"),
     ("", "seed: !!int 3", "14: tags (tag:yaml.org,2002:int) are not allowed"),
@@ -189,10 +217,10 @@ BAD = [
     ("", "seed: \udcff", "14: not UTF-8 text"),
     ("", "seed: : 1", "14: not valid YAML: mapping values are not allowed here"),
     (MINIMAL, "", "1: nothing but blanks and comments, expected a value"),
-    (MINIMAL, "- a", "1: expected a mapping of name, seed, runs, device, data, base, search, "
-     "final, workers; got a list"),
-    (MINIMAL, "a", "1: expected a mapping of name, seed, runs, device, data, base, search, "
-     "final, workers; got 'a' (a string)"),
+    (MINIMAL, "- a", "1: expected a mapping of name, seed, runs, device, plugins, data, base, "
+     "search, final, workers; got a list"),
+    (MINIMAL, "a", "1: expected a mapping of name, seed, runs, device, plugins, data, base, "
+     "search, final, workers; got 'a' (a string)"),
 ]  # fmt: skip
 
 
@@ -214,6 +242,21 @@ BAD_OVERRIDES = [
     ("base.network.widths=[0]", "base.network.widths[0]: must be >= 1, got 0"),
     ("base.network.name=residul",
      "base.network.name: unknown network 'residul'; did you mean 'residual'?"),
+    ("base.network={name: densenet, growth: 5}",
+     "base.network.groups: must divide the growth, got 2 for 5"),
+    ("base.network={name: pyramidnet, stem: 1}",
+     "base.network.groups: must be at most the stem's channels, got 2 for 1"),
+    ("base.network={name: pyramidnet, alpha: -1}", "base.network.alpha: must be >= 0.0, got -1"),
+    ("base.network={name: condensenet, cells: [1]}",
+     "base.network.cells: must have as many items as layers, 5, got 1"),
+    ("base.network={name: condensenet, cells: [0, 0, 0, 0, 0]}",
+     "base.network.cells: must not all be 0"),
+    ("base.network={name: condensenet, layers: [4, 6, 8, 10, 5]}",
+     "base.network.cells: must be at most the stage's layers, got 6 for 5"),
+    ("base.network={name: condensenet, growth: [8, 8, 8, 8, 12]}",
+     "base.network.groups: must divide every growth, got 8 for 12"),
+    ("base.network={name: condensenet, learned_groups: 5}",
+     "base.network.learned_groups: must divide bottleneck x growth, got 5 for 32"),
     ("base.training=null",
      "base.training: missing (a mapping, unless base.weights names a file)"),
     ("search.trials", "expected key=value with dotted keys, as search.trials=20"),
@@ -269,7 +312,7 @@ def test_thousands_of_faults_are_listed_fast(tmp_path):
 
 def test_the_minimal_file_has_the_papers_settings(tmp_path):
     run = loaded(tmp_path, MINIMAL)
-    assert run.base.network == config.Chain(widths=(8, 16), cells=1)
+    assert run.base.network == config_networks.Chain(widths=(8, 16), cells=1)
     assert (run.base.network.activation, run.base.network.groups) == ("post", 1)
     assert run.search.ops[0] == "sep_conv3x3" and len(run.search.ops) == 7
     assert (run.search.trials, run.search.episodes, run.search.depth) == (500, 10, 3)
@@ -296,6 +339,27 @@ def test_values_keep_their_types(tmp_path):
     assert isinstance(run.base.network.widths, tuple)
 
 
+def test_gpus_are_named_by_numbers_or_identifiers(tmp_path):
+    run = loaded(tmp_path, MINIMAL + "workers: {devices: [0, GPU-8f1, '2,3']}\n")
+    assert run.workers.devices == ("0", "GPU-8f1", "2,3")
+
+
+def test_a_model_of_ones_own_stands_in_the_place_of_the_network(tmp_path):
+    text = MINIMAL.replace(NETWORK, "  model: my.nets:small\n  cells: body.*\n  options: {n: 3}\n")
+    for training in ("  training:\n    epochs: 2\n", ""):
+        run = loaded(tmp_path, text.replace("  training:\n    epochs: 2\n", training, 1))
+        assert run.base.network is None and (run.base.training is None) == (not training)
+        assert run.base.arguments() == {
+            "name": "grafted",
+            "model": "my.nets:small",
+            "cells": ("body.*",),
+            "activation": "pre",
+            "absorb": False,
+            "options": {"n": 3},
+        }
+        assert loaded(tmp_path, config.dump(run)) == run
+
+
 def test_overrides_win_over_the_file(tmp_path):
     overrides = [
         "search.ops=[identity, conv1x1]",
@@ -310,7 +374,7 @@ def test_overrides_win_over_the_file(tmp_path):
     ]
     run = loaded(tmp_path, MINIMAL + "search: {trials: 2, depth: 2}\n", overrides)
     assert run.search.ops == ("identity", "conv1x1")
-    assert run.base.network == config.Residual(widths=(8, 16), cells=1, groups=4)
+    assert run.base.network == config_networks.Residual(widths=(8, 16), cells=1, groups=4)
     assert (run.base.weights, run.base.training) == ("a=b.safetensors", None)
     assert (run.search.reward.cost_weight, run.search.trials, run.search.depth) == (-0.07, 4, 2)
     assert run.name == "2nd"
@@ -327,18 +391,16 @@ def test_configs_cannot_change(tmp_path):
         loaded(tmp_path, MINIMAL).seed = 3
 
 
-def _models(kind: type[BaseModel]) -> set[type[BaseModel]]:
-    found = {kind}
-    for field in kind.model_fields.values():
-        for part in (field.annotation, *get_args(field.annotation)):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                found |= _models(part)
-    return found
+def _models(kind: Any) -> set[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields.values()
+        return {kind}.union(*(_models(field.annotation) for field in fields))
+    return set().union(*(_models(part) for part in get_args(kind)))
 
 
 def test_every_setting_is_described_and_every_number_has_a_range():
     models = _models(Config)
-    assert len(models) == 14
+    assert len(models) == 17
     for model in models:
         schema = model.model_json_schema()
         for name, field in model.model_fields.items():
@@ -365,15 +427,19 @@ RECIPES = st.deferred(lambda: sections(config.Recipe))
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 WIDTHS = st.lists(st.integers(1, 512), min_size=1, max_size=4)
 PATHS = TEXT.map(lambda text: text.replace("\0", "") or "a")
+GPUS = st.sampled_from(["0", "12", "0,1", "GPU-8f1a", "MIG-GPU-8f1a/3/0"])
 OPTIONS = st.booleans() | st.integers(-(2**63), 2**63 - 1)
 OPTIONS |= st.floats(allow_nan=False, allow_infinity=False) | TEXT | st.sampled_from(["1e-3", "no"])
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "Config.name": NAMES,
     "Config.device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"]),
     "Config.runs": PATHS,
+    "Config.plugins": st.lists(st.sampled_from(["a", "a.b", "é_1.c"]), unique=True).map(tuple),
     "Data.name": st.sampled_from([*config.DATASETS, "a.b:c", "m:f"]),
     "Data.root": PATHS,
     "Data.options": st.dictionaries(TEXT, OPTIONS, max_size=4),
+    "Workers.devices": st.none() | st.lists(GPUS, min_size=1, max_size=4).map(tuple),
+    "Workers.address": st.none() | st.sampled_from(["auto", "10.0.0.1:6379", "[::1]:6379"]),
     "TrialRecipe.epochs": st.integers(5, 10_000),  # above those of the distillation
     "Distill.epochs": st.integers(1, 4),
     "Search.ops": st.lists(TEXT.filter(bool), max_size=4, unique=True).map(
@@ -421,16 +487,53 @@ def bases() -> st.SearchStrategy[Any]:
 
     networks = st.builds(
         network,
-        st.sampled_from([config.Chain, config.Residual]),
+        st.sampled_from([config_networks.Chain, config_networks.Residual]),
         st.integers(1, 8),
         WIDTHS,
         cells=st.integers(1, 100),
         stem=st.none() | st.integers(1, 512),
         activation=st.sampled_from(["pre", "post"]),
     )
+    networks |= papers()
     trained = st.builds(config.Base, network=networks, training=RECIPES)
     taken = st.builds(config.Base, network=networks, weights=PATHS, training=st.none() | RECIPES)
-    return trained | taken
+    names = TEXT.filter(bool)
+    own = st.builds(
+        config.Base,
+        model=st.sampled_from(["a.b:c", "m:f"]),
+        cells=st.lists(names, min_size=1, max_size=3).map(tuple),
+        activation=st.sampled_from(["pre", "post"]),
+        absorb=st.booleans(),
+        options=st.dictionaries(TEXT, OPTIONS, max_size=3),
+        weights=st.none() | PATHS,
+        training=st.none() | RECIPES,
+    )
+    return trained | taken | own
+
+
+def papers() -> st.SearchStrategy[Any]:
+    """Options of the paper's networks."""
+    depths, groups = st.integers(1, 20), st.sampled_from([1, 2, 4])
+    pyramid = st.builds(
+        config_networks.PyramidNet,
+        blocks=depths,
+        alpha=st.integers(0, 300) | st.floats(0, 300),
+        stem=st.integers(4, 64),
+        groups=groups,
+    )
+    growth = st.sampled_from([8, 16, 48])
+    dense = st.builds(config_networks.DenseNet, layers=depths, growth=growth, groups=groups)
+    condense = st.lists(depths, min_size=1, max_size=4).flatmap(
+        lambda layers: st.builds(
+            config_networks.CondenseNet,
+            layers=st.just(tuple(layers)),
+            growth=st.tuples(*[growth] * len(layers)),
+            cells=st.just(tuple(layers)),
+            groups=groups,
+            lasso=st.floats(0, 1),
+        )
+    )
+    return pyramid | dense | condense
 
 
 @DETERMINISTIC
@@ -474,7 +577,7 @@ def test_every_fault_has_a_place_and_plain_words(tmp_path_factory, data):
         if isinstance(node, dict) and data.draw(st.booleans()):
             node[data.draw(st.sampled_from([f"{key}s", "zzz"]))] = node.pop(key)
         else:
-            node[key] = data.draw(JUNK)
+            node[key] = deepcopy(data.draw(JUNK))  # the next round may change it
     path = tmp_path_factory.getbasetemp() / "junk.yaml"
     path.write_text(yaml_reader.dump(values))
     try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -532,3 +533,63 @@ def test_a_damaged_file_is_named(files: Files) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"cannot decode the image .*3\.png"):
         data.decode(files)
+
+
+@given(st.integers(1, 70), st.integers(1, 20), st.integers(1, 4), st.integers(0, 99))
+def test_shares_make_whole_batches_of_nearly_equal_size(
+    images: int, batch_size: int, processes: int, seed: int
+) -> None:
+    source = Images(torch.arange(images, dtype=torch.uint8).view(-1, 1, 1, 1), torch.arange(images))
+
+    def epoch(share: tuple[int, int]) -> list[list[int]]:
+        made = data.batches(
+            source,
+            batch_size=batch_size,
+            normalization=data.Normalization((0.0,), (1.0,)),
+            generator=torch.Generator().manual_seed(seed),
+            shuffle=True,
+            share=share,
+        )
+        return [y.tolist() for _, y in made]
+
+    whole = epoch((0, 1))
+    sizes = [len(batch) for batch in whole]
+    assert sorted(itertools.chain(*whole)) == list(range(images))
+    assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+    if min(sizes) < processes:
+        with pytest.raises(ValueError, match="no batch of fewer than n images"):
+            epoch((0, processes))
+        return
+    shares = [epoch((i, processes)) for i in range(processes)]
+    assert [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == whole
+    for parts in zip(*shares, strict=True):
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("kind", ["images", "files"])
+def test_shares_are_augmented_as_the_whole_batch_is(kind: str, tmp_path: Path) -> None:
+    source: data.Source
+    pixels = torch.randint(256, (11, 3, 9, 9), dtype=torch.uint8)
+    source = Images(pixels, torch.arange(11))
+    if kind == "files":
+        for number, image in enumerate(pixels):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+        names = tuple(f"{number}.png" for number in range(11))
+        source = data.Files(str(tmp_path), names, tuple(range(11)), 8)
+
+    def epochs(share: tuple[int, int]) -> list[Tensor]:
+        made = data.batches(
+            source,
+            batch_size=6,
+            normalization=data.Normalization((100.0,) * 3, (50.0,) * 3),
+            augment=data.Augment(crop=2, flip=True, cutout=3),
+            generator=torch.Generator().manual_seed(3),
+            shuffle=True,
+            workers=0,
+            share=share,
+        )
+        return [x for _ in range(2) for x, _ in made]
+
+    halves = [torch.cat(parts) for parts in zip(epochs((0, 2)), epochs((1, 2)), strict=True)]
+    for half, whole in zip(halves, epochs((0, 1)), strict=True):
+        assert torch.equal(half, whole)

@@ -59,11 +59,13 @@ def test_summary_and_event_tags_are_documented(tmp_path: Path) -> None:
 
     from pathnas import config, experiment
     from pathnas.console import Console
+    from pathnas.folder import open_run
     from pathnas.plan import Plan
 
     overrides = [f"runs={tmp_path}", "search.trials=2", "workers.kind=inline"]
     settings = config.load(ROOT / "experiments" / "smoke.yaml", overrides)
-    summary = experiment.run(Plan.of(settings), Console(quiet=True))
+    with open_run(settings) as store:
+        summary = experiment.run(Plan.of(settings), store, Console(quiet=True))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     keys = {*summary, *summary["searches"]["search"], *summary["networks"]["best"]}
     assert [key for key in keys if f"`{key}`" not in readme and f".{key}`" not in readme] == []

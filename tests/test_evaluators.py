@@ -11,13 +11,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pathnas import data, datasets, evaluators, executors, networks, optimizer_state, training
+from pathnas import (
+    data,
+    datasets,
+    evaluators,
+    executors,
+    networks,
+    optimizer_state,
+    training,
+    weight_files,
+)
 from pathnas import tree as trees
 from pathnas.config import Distill, Recipe, TrialRecipe
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Scoring, Setting, Training
 from pathnas.outcomes import Candidate
 from pathnas.tree import BASE_TREE, Edge, Node
+from pathnas.treecells import TREES
+from tests.strategies import TINY
 
 BELOW = Node((Edge("max_pool3x3"), Edge("sep_conv3x3")), "add", "replicate")
 TREE = Node((Edge("base", BELOW), Edge("base")), "add", "replicate")
@@ -92,6 +103,52 @@ def test_an_outcome_is_the_same_wherever_it_is_made(evaluator: InheritAndTrain) 
     assert len({outcome.accuracy for outcome in found[0]}) > 1
 
 
+def test_a_training_with_drop_path_is_a_function_of_its_seed(base: Training) -> None:
+    recipe = Recipe(epochs=1, drop_path=0.4, drop_path_schedule="constant")
+    folder = base.setting.folder
+    jobs = [
+        replace(base, recipe=recipe, tree=TREE, seed=seed, save=folder / f"drop-{n}.safetensors")
+        for n, seed in enumerate((1, 1, 2))
+    ]
+    plain = replace(jobs[0], recipe=Recipe(epochs=1), save=folder / "plain.safetensors")
+    torch.manual_seed(1)
+    evaluators.train(jobs[0])
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    evaluators.train(plain)
+    assert torch.equal(before, torch.get_rng_state())
+    with executors.executor("processes", 2) as executor:
+        assert all(result.failure is None for _, result in executor.run(evaluators.train, jobs[1:]))
+    one, again, other, without = (load_file(job.save)["stem.0.weight"] for job in (*jobs, plain))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other) and not torch.equal(one, without)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pyramidnet", "densenet", "condensenet"])
+def test_the_papers_networks_are_inherited_and_trained(base: Training, name: str) -> None:
+    folder, network = base.setting.folder, {"name": name, **TINY[name]}
+    first = replace(
+        base, network=network, recipe=Recipe(epochs=3), save=folder / f"{name}.safetensors"
+    )
+    evaluators.train(first)
+    tree = TREES["treecell_b"]
+    images, _ = next(iter(base.setting.evaluation_batches(base.setting.source("train"))))
+    parent = evaluators.restore(first)
+    grown = evaluators.build(replace(first, weights=first.save, tree=tree)).eval()
+    torch.testing.assert_close(grown(images), parent(images), rtol=1e-3, atol=1e-4)
+    sites = networks.sites(parent, base.setting.image_shape)
+    evaluator = InheritAndTrain(
+        replace(first, recipe=TrialRecipe(epochs=2), weights=first.save, save=None),
+        0,
+        Limits(sites=sites),
+        networks.macs(parent, base.setting.image_shape),
+    )
+    outcomes = [evaluator(Candidate(tree)) for _ in range(2)]
+    assert outcomes[0].accuracy == outcomes[1].accuracy and outcomes[0].status == "ok"
+    assert outcomes[0].macs == networks.macs(grown, base.setting.image_shape)
+
+
 @pytest.mark.parametrize("inherits", [False, True])
 def test_a_distilled_trial_is_the_same_wherever_it_is_made(
     evaluator: InheritAndTrain, inherits: bool
@@ -147,7 +204,7 @@ def test_a_trial_begins_with_the_momentum_that_the_base_network_ended_with(
     base: Training, evaluator: InheritAndTrain
 ) -> None:
     job = replace(evaluator.base, tree=TREE, inherit_optimizer=True)
-    saved = load_file(evaluators.optimizer_file(base.save))
+    saved = load_file(weight_files.optimizer_file(base.save))
     assert set(saved) == {
         f"{name}.momentum_buffer" for name, _ in evaluators.base_of(job).named_parameters()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pathnas import best, config, data, evaluators, experiment, jobs, store
+from pathnas import best, config, data, evaluators, experiment, jobs, results
 from pathnas import tree as trees
 from pathnas.console import Console
+from pathnas.folder import open_run
 from pathnas.plan import Plan
 from pathnas.search import SearchError
+from tests.strategies import TINY
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "experiments" / "smoke.yaml"
@@ -21,7 +24,9 @@ SMOKE = ROOT / "experiments" / "smoke.yaml"
 
 def run(folder: Path, *overrides: str) -> dict:
     settings = config.load(SMOKE, [f"runs={folder}", *overrides])
-    return experiment.run(Plan.of(settings), Console(quiet=True))
+    plan = Plan.of(settings)
+    with open_run(settings) as store:
+        return experiment.run(plan, store, Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +73,15 @@ def test_the_limits_hold_and_the_wider_base_costs_what_the_best_costs(smoke: dic
 def test_the_run_folder_holds_config_trials_and_weights(smoke: dict) -> None:
     folder = Path(smoke["folder"])
     assert config.load(folder / "config.yaml") == config.load(SMOKE, [f"runs={folder.parent}"])
+    rows = results.trials(folder)
     for name in ("search", "control"):
-        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
-        assert len(rows) == smoke["searches"][name]["distinct_trees"]
-        assert all(trees.key(trees.from_dict(row["tree"])) == row["key"] for row in rows)
+        found = [row for row in rows if row["search"] == name]
+        assert [row["number"] for row in found] == list(range(len(found)))
+        assert len(found) == smoke["searches"][name]["distinct_trees"]
+    with open(folder / "trials.csv", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [row["key"] for row in written] == [row["key"] for row in rows]
+    assert [float(row["accuracy"]) for row in written] == [row["accuracy"] for row in rows]
 
 
 def test_the_best_network_loads_and_has_the_test_accuracy_reported(smoke: dict) -> None:
@@ -116,6 +126,22 @@ def test_inline_and_another_seed(smoke: dict, tmp_path: Path) -> None:
     other = run(tmp_path, "seed=1", "search.control=false", "final.wider=false")
     assert set(other["networks"]) == {"base", "base_longer", "best"}
     assert other["networks"]["base"] != smoke["networks"]["base"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pyramidnet", "densenet", "condensenet"])
+def test_the_papers_networks_are_searched_as_any_other(name: str, tmp_path: Path) -> None:
+    summary = run(
+        tmp_path,
+        f"base.network={json.dumps({'name': name, **TINY[name]})}",
+        "workers.kind=inline",
+        "search.trials=4",
+        "final.training.drop_path=0.2",
+    )
+    assert set(summary["networks"]) == {"base", "base_longer", "best", "control", "wider_base"}
+    assert all(row["failed"] == 0 for row in summary["searches"].values())
+    found = best.load(Path(summary["folder"]) / "best")
+    assert trees.to_dict(found.tree) == summary["best_tree"]
 
 
 def test_a_saved_base_is_taken_and_the_picks_are_retrained(smoke: dict, tmp_path: Path) -> None:
@@ -179,13 +205,13 @@ def test_the_test_set_is_not_there_before_every_choice_is_made(
 
     monkeypatch.setattr(experiment, "test_once", stop)
     seen: list[set[str]] = []
-    original = jobs.Jobs.all
+    original = evaluators.train
 
-    def watch(self: jobs.Jobs, function: object, asked: list, title: str) -> list:
-        seen.append({path.name for path in asked[0].setting.folder.iterdir()})
-        return original(self, function, asked, title)
+    def watch(job: evaluators.Training) -> evaluators.Trained:
+        seen.append({path.name for path in job.setting.folder.iterdir()})
+        return original(job)
 
-    monkeypatch.setattr(jobs.Jobs, "all", watch)
+    monkeypatch.setattr(evaluators, "train", watch)
     with pytest.raises(ChoicesMade):
         run(tmp_path, "workers.kind=inline", "search.trials=2")
     assert len(seen) >= 3 and all(names == {"train", "validation"} for names in seen)
@@ -230,7 +256,9 @@ def test_comparisons_are_repeated_with_other_seeds(tmp_path: Path) -> None:
 
 
 def test_trials_that_all_fail_stop_the_run_with_their_reason(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"all \d+ trials .*timed_out"):
+    with pytest.raises(
+        SearchError, match=r"the last 3 trials all failed in the same way; .*timed_out"
+    ):
         run(tmp_path, "workers.deadline=0.001")
 
 
@@ -251,11 +279,3 @@ def test_what_cannot_be_is_said_before_anything_is_made(
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "runs", override)
     assert not (tmp_path / "runs").exists()
-
-
-def test_run_folders_are_numbered_and_never_overwritten(tmp_path: Path) -> None:
-    names = [store.RunFolder.new(tmp_path, "x").path.name for _ in range(3)]
-    assert names == ["x", "x-2", "x-3"]
-    (tmp_path / "y").write_text("a file")
-    with pytest.raises(FileExistsError):
-        store.RunFolder.new(tmp_path, "y")

@@ -9,23 +9,38 @@ from pathlib import Path
 
 import pytest
 
+import pathnas
+
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"tree", "data", "yaml_reader", "executors", "probing"},
-    {"config_faults"},
-    {"config", "datasets", "ops"},
-    {"cell"},
-    {"transforms", "drawing"},
-    {"decisions", "outcomes"},
-    {"networks", "optimizer_state", "surrogate", "training"},
+    {"files"},
+    {
+        *("tree", "data", "yaml_reader", "executors", "probing", "tracing", "database"),
+        *("drop_path", "scheduled", "clones", "plugins", "channels"),
+        *("checkpoints", "interrupts", "parallel", "weight_average"),
+    },
+    {"config_faults", "config_networks", "treecells"},
+    {"config", "datasets", "ops", "flow"},
+    {"cell", "recipes"},
+    {"transforms", "drawing", "graphs", "train_settings"},
+    {"flow_rules", "deepening"},
+    {"layers"},
+    {"decisions", "outcomes", "receipts", "logs", "places"},
+    {"grafting"},
+    {"networks", "optimizer_state", "surrogate", "training", "testing"},
+    {"growth", "weight_files"},
     {"evaluators", "envs", "controllers"},
     {"search"},
-    {"store", "board", "console", "plan"},
-    {"best", "jobs"},
-    {"finals"},
-    {"experiment"},
-    {"run"},
+    {"asynchronous", "ledger", "board", "console", "plan"},
+    {"clock"},
+    {"store"},
+    {"best", "folder", "jobs", "results", "trials"},
+    {"finals", "train_folder"},
+    {"experiment", "train_job"},
+    {"run", "export", "trainer"},
+    {"full_training"},
+    {"train"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(
@@ -40,9 +55,11 @@ def room(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The rooms that a file imports, anywhere in it."""
+    """The rooms that a file imports, anywhere in it but for type checkers alone."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not _is_for_types(node)]
+    for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -53,6 +70,10 @@ def imported(path: Path) -> set[str]:
             names = [node.module]
         found |= {name.split(".")[1] for name in names if name.startswith("pathnas.")}
     return found
+
+
+def _is_for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -76,7 +97,20 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_package_or_the_command_loads_no_torch() -> None:
-    assert "torch" not in loaded_by("import pathnas, pathnas.run, pathnas.tree")
+    assert "torch" not in loaded_by("import pathnas, pathnas.run, pathnas.train, pathnas.tree")
+
+
+def test_the_functions_of_the_package_have_names_that_no_module_has() -> None:
+    code = "import pathnas.grafting, pathnas.places; print(all(map(callable, "
+    code += "[getattr(pathnas, name) for name in pathnas.__all__])))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"
+    rooms = {room(path) for path in MODULES}
+    assert set(pathnas.__all__) == set(pathnas._HOMES) and not rooms & set(pathnas.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'grfat'"):
+        _ = pathnas.grfat  # type: ignore[attr-defined]
 
 
 def test_a_worker_imports_nothing_that_it_does_not_need() -> None:

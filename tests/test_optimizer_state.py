@@ -17,6 +17,7 @@ from pathnas import networks, optimizer_state
 from pathnas.cell import Cell
 from pathnas.ops import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform, grow
+from pathnas.tree import Node
 from tests.strategies import growths, images, randomize, relative_change, specs
 
 Make = Callable[[Any], Optimizer]
@@ -179,13 +180,20 @@ def test_nothing_is_changed_and_no_random_number_drawn() -> None:
     assert found["1.root.edges.0.child.edges.0.op.convs.0.weight"].unique().tolist() == [-1]
 
 
-class Mix:
-    """A transform that is none: it makes weights of several."""
+class Fake:
+    """A transform that leaves the tree as it is."""
+
+    def __call__(self, tree: Node) -> Node:
+        return tree
+
+
+class Mix(Fake):
+    """Makes weights of several."""
 
     def __init__(self, other: float) -> None:
         self.other = other
 
-    def _apply(self, cell: Cell, birth: object) -> None:
+    def _apply(self, cell: Cell, *rest: object) -> None:
         weight = cell.root.edge(0).op.convs[0].weight
         weight.data += self.other * weight.data.flip(0)
 
@@ -196,10 +204,10 @@ def test_weights_that_are_made_of_several_are_refused(other: float) -> None:
         optimizer_state.sources(network()[0], [Mix(other)])  # type: ignore[list-item]
 
 
-class Third:
+class Third(Fake):
     """What a widening does to those that read from the wider layer."""
 
-    def _apply(self, cell: Cell, birth: object) -> None:
+    def _apply(self, cell: Cell, *rest: object) -> None:
         cell.root.edge(0).op.convs[0].weight.data /= 3
 
 

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pathnas import run
+from pathnas import results, run
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("search.trials=2", "search.control=false", "final.top=1", "final.wider=false")
@@ -95,22 +96,43 @@ def group_lives(leader: int) -> bool:
     return False
 
 
-@pytest.mark.slow
-def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "pathnas.run", "experiments/smoke.yaml", f"runs={tmp_path}"]
-    words += ["search.trials=1000", "search.patience=1000"]
-    with open(tmp_path / "output", "w") as output:
-        process = subprocess.Popen(
-            words, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
-        )
-        trials = tmp_path / "smoke" / "search.jsonl"
-        deadline = time.monotonic() + 60
-        while not trials.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.kill(process.pid, signal.SIGINT)
-        assert process.wait(timeout=15) == run.EXIT_INTERRUPTED
-    deadline = time.monotonic() + 20
-    while group_lives(process.pid) and time.monotonic() < deadline:
+def ended_trials(folder: Path) -> list[dict]:
+    """The trials of a live run that have ended."""
+    if not (folder / "record.sqlite").exists():
+        return []
+    return [row for row in results.trials(folder) if row["status"]]
+
+
+def start(words: list[str], output: Path) -> subprocess.Popen[bytes]:
+    with open(output, "w") as file:
+        return subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not group_lives(process.pid)
-    assert "Traceback" not in (tmp_path / "output").read_text()
+    return condition()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_and_goes_on(tmp_path: Path, number: int) -> None:
+    folder, output = tmp_path / "smoke", tmp_path / "output"
+    words = [sys.executable, "-m", "pathnas.run", "experiments/smoke.yaml", f"runs={tmp_path}"]
+    process = start([*words, "search.trials=1000", "search.patience=1000"], output)
+    assert wait_for(lambda: bool(ended_trials(folder)))
+    os.kill(process.pid, number)
+    assert process.wait(timeout=15) == 128 + number
+    assert wait_for(lambda: not group_lives(process.pid), 20)
+    said = output.read_text()
+    assert "Traceback" not in said
+    assert f"to continue: python -m pathnas.run --resume {folder}" in said
+    before = ended_trials(folder)
+    process = start([*words[:3], "--resume", str(folder)], output)
+    assert wait_for(lambda: len(ended_trials(folder)) > len(before) + 2)
+    os.kill(process.pid, number)
+    os.kill(process.pid, number)  # the second leaves at once
+    assert process.wait(timeout=15) == 128 + number
+    assert wait_for(lambda: not group_lives(process.pid), 20)
+    assert ended_trials(folder)[: len(before)] == before

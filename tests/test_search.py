@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 
 from pathnas import controllers
 from pathnas.decisions import Limits
-from pathnas.outcomes import Candidate, Outcome, Reward
-from pathnas.search import Record, SearchError, Update, search
+from pathnas.outcomes import Outcome, Reward
+from pathnas.search import Budget, Progress, Proposal, Record, SearchError, Update, search
 from pathnas.surrogate import Surrogate
 
 LIMITS = Limits()
@@ -24,7 +22,8 @@ class Evaluations:
         self.fails = fails
         self.surrogate = Surrogate()
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Outcome]:
+    def __call__(self, proposal: Proposal) -> list[Outcome]:
+        candidates = proposal.fresh
         self.asked += [candidate.key for candidate in candidates]
         if self.fails:
             return [Outcome("failed", error="no luck") for _ in candidates]
@@ -40,19 +39,19 @@ def run(
     episodes: int = 4,
     patience: int = 5,
 ) -> tuple[Record, list[Update]]:
-    record = Record()
+    progress = Progress()
     updates = search(
         controllers.make(name, limits.actions, seed=1, hidden=16, head=16),
         limits,
         evaluate,
         Reward("accuracy"),
-        record,
-        trials=trials,
+        progress,
+        budget=Budget(trials, patience),
         episodes=episodes,
-        patience=patience,
         generator=torch.Generator().manual_seed(2),
     )
-    return record, list(updates)
+    found = list(updates)
+    return progress.record, found
 
 
 @pytest.mark.parametrize("name", ["reinforce", "random"])
@@ -95,6 +94,6 @@ def test_best_ignores_failures_and_breaks_ties_by_number() -> None:
 
 def test_if_everything_fails_the_search_stops_and_says_why() -> None:
     evaluate = Evaluations(fails=True)
-    with pytest.raises(SearchError, match=r"all \d trials so far failed; .*: no luck"):
+    with pytest.raises(SearchError, match=r"\d trials all failed in the same way; .*: no luck"):
         run(evaluate)
     assert len(evaluate.asked) <= 8

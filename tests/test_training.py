@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pathnas import data, networks, training
 from pathnas.cell import cells
+from pathnas.networks.learned_group import LearnedGroupConv, condensed
 from pathnas.ops import Gate
-from pathnas.transforms import Birth, Insert, Replace, grow
-from tests.strategies import relative_change
+from pathnas.transforms import Birth, Branch, Insert, Replace, grow
+from tests.strategies import TINY, relative_change
 
 
 def source(images: int = 96) -> data.Images:
@@ -85,6 +86,53 @@ def test_gates_fall_over_their_share_of_the_steps_and_are_gone() -> None:
     assert not any(isinstance(m, Gate) for m in grown.modules())
 
 
+@pytest.mark.parametrize(("schedule", "first"), [("linear", 0.0), ("constant", 0.5)])
+def test_drop_path_follows_its_schedule_and_ends_with_the_training(
+    schedule: str, first: float
+) -> None:
+    grown = grow(network(), [Branch((), "add", 2)])
+    root = next(iter(cells(grown).values())).root
+    seen: list[float] = []
+    root.register_forward_pre_hook(lambda module, inputs: seen.append(module.drop))
+    options = dict(drop_path=0.5, drop_path_schedule=schedule)
+    training.fit(grown, batches(), epochs=5, learning_rate=0.01, **options)  # type: ignore[arg-type]
+    assert seen[0] == first and seen[-1] == pytest.approx(first or 0.5 * 29 / 30)
+    assert seen == sorted(seen) and root.drop == 0.0
+
+
+def test_a_learned_group_convolution_condenses_over_the_first_half() -> None:
+    torch.manual_seed(0)
+    model = networks.build("condensenet", channels=1, classes=2, **TINY["condensenet"])
+    learned = [m for m in model.modules() if isinstance(m, LearnedGroupConv)]
+    seen: list[int] = []
+    learned[0].register_forward_hook(lambda m, inputs, output: seen.append(int(m.kept[0].sum())))
+    training.fit(model, batches(), epochs=2, learning_rate=0.05)
+    assert seen == [8, 8, 6, 6, 4, 4, 2, 2, 2, 2, 2, 2]
+    assert all(m.kept.sum(1).tolist() == [m.goal] * m.groups for m in learned)
+    x, _ = next(iter(batches()))
+    deployed = condensed(model.eval())
+    torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_training_of_one_step_condenses_too() -> None:
+    model = networks.build("condensenet", channels=1, classes=2, **TINY["condensenet"])
+    training.fit(model, list(batches())[:1], epochs=1, learning_rate=0.05)
+    condensed(model)
+
+
+def test_a_penalty_is_part_of_the_loss() -> None:
+    weights = []
+    for lasso in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = networks.build(
+            "condensenet", channels=1, classes=2, **{**TINY["condensenet"], "lasso": lasso}
+        )
+        learned = next(m for m in model.modules() if isinstance(m, LearnedGroupConv))
+        training.fit(model, list(batches())[:1], epochs=1, learning_rate=0.01, momentum=0.0)
+        weights.append(float(learned.weight.detach().abs().sum()))
+    assert weights[1] < weights[0]
+
+
 def test_schedules_rise_and_fall() -> None:
     rates = [training._rate(1.0, step, 10, 0, cosine=True) for step in range(10)]
     assert rates[0] == 1.0 and rates == sorted(rates, reverse=True)
@@ -139,6 +187,42 @@ def test_a_grown_network_trains_from_where_the_old_one_stood() -> None:
     old, new = model.train()(x), grown.train()(x)
     assert relative_change(old, new) < 1e-3
     assert math.isfinite(float(nn.functional.cross_entropy(new, y).detach()))
+
+
+def test_fit_goes_on_after_any_epoch_to_the_same_bits() -> None:
+    whole, states = network(), []
+
+    def keep(epoch: training.Epoch) -> None:
+        assert whole.training and math.isfinite(epoch.loss) and epoch.learning_rate > 0
+        states.append(deepcopy((whole.state_dict(), epoch.state())))
+
+    options = {"epochs": 4, "learning_rate": 0.1, "warmup_epochs": 1.5}
+    order = batches()
+    seen = training.fit(whole, order, hooks=training.Hooks(epoch_end=keep), **options)  # type: ignore[arg-type]
+    assert [state["epoch"] for _, state in states] == [1, 2, 3, 4]
+    assert [state["images"] for _, state in states] == [96, 192, 288, 384] and seen == 384
+    for done, (weights, state) in enumerate(states, start=1):
+        again, rest = network(7), batches()
+        again.load_state_dict(weights)
+        for _ in range(done):
+            list(rest)  # epochs that are over
+        assert training.fit(again, rest, hooks=training.Hooks(resume=state), **options) == 384  # type: ignore[arg-type]
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(again.state_dict().values(), whole.state_dict().values(), strict=True)
+        )
+
+
+def test_hooks_count_steps_sum_over_processes_and_weigh_the_loss() -> None:
+    steps: list[int] = []
+    hooks = training.Hooks(step_end=lambda: steps.append(1), across=lambda tensor: 3 * tensor)
+    assert training.fit(network(), batches(), epochs=2, learning_rate=0.1, hooks=hooks) == 6 * 96
+    assert len(steps) == 2 * 6
+    frozen = network()
+    before = deepcopy(dict(frozen.named_parameters()))
+    hooks = training.Hooks(weight=lambda: 0.0)
+    training.fit(frozen, batches(), epochs=1, learning_rate=0.1, weight_decay=0.0, hooks=hooks)
+    assert all(torch.equal(before[name], p) for name, p in frozen.named_parameters())
 
 
 def test_distilling_brings_a_grown_network_back_to_its_base_without_labels() -> None:

@@ -129,6 +129,7 @@ def test_each_transform_grows_what_it_says() -> None:
     [
         (Branch((0,), "add", 2), "a node with one leaf edge"),
         (Branch((), "add", 1), "n >= 2"),
+        (Branch((), "add", 2.0), "a whole n >= 2"),  # type: ignore[arg-type]
         (Branch((), "mean", 2), "merge"),  # type: ignore[arg-type]
         (Branch((3,), "add", 2), "leads nowhere"),
         (Insert(()), "at least one index"),
@@ -235,21 +236,18 @@ def test_growth_says_which_trees_cannot_be_grown() -> None:
         growth(Node((Edge("base", unlike),)))
 
 
-def test_receipts_tell_the_truth() -> None:
-    cell = cell_for(CellSpec(Conv(4, 4), "pre"), 0, torch.float64)
-    x = images(4, 0, torch.float64)
-    done = [Insert((0,)), Replace((0, 0), "max_pool3x3")]
-    for mode, exact in (("gated", True), ("hard", False)):
-        birth = Birth(mode)  # type: ignore[arg-type]
-        found = transforms.receipt(cell, grow(cell, done, birth), x, done, birth)
-        assert found.exact is exact
-        assert (found.relative < 1e-12) is exact
-        assert found.macs == (9 * 4 * 4 * 49,) * 2  # pooling multiplies nothing
-        assert found.parameters == (9 * 4 * 4 + 8,) * 2
-    assert "approximate by law" in str(found)
-    noisy = Birth(noise=0.1)
+def test_what_is_exact_by_law() -> None:
+    noisy, pool = Birth(noise=0.1), [Insert((0,)), Replace((0, 0), "max_pool3x3")]
     assert not transforms.is_exact([Branch((), "add", 2)], noisy)
     assert transforms.is_exact([Branch((), "concat", 2)], noisy)
+    assert transforms.is_exact(pool, Birth()) and not transforms.is_exact(pool, Birth("hard"))
+
+
+@pytest.mark.parametrize("path", [3, "ab", (0, 0.5), None])
+def test_a_path_is_a_tuple_of_indices(path: object) -> None:
+    with pytest.raises(ValueError, match="path must be a tuple of branch indices, got"):
+        Insert(path)  # type: ignore[arg-type]
+    assert Insert([0, 1]).path == (0, 1)  # type: ignore[arg-type]  # and no list to change later
 
 
 @pytest.mark.parametrize(

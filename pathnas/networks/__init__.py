@@ -6,20 +6,30 @@ A network maps images `[B, C, H, W]` to logits `[B, classes]` and holds
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pathnas.cell import Cell, Site, cells
+from pathnas.networks import condensenet, densenet, plain, pyramidnet
+from pathnas.networks.condensenet import CondenseNet
+from pathnas.networks.densenet import DenseNet
+from pathnas.networks.grafted import grafted
 from pathnas.networks.plain import Chain, Residual
-from pathnas.probing import counted
+from pathnas.networks.pyramidnet import PyramidNet
+from pathnas.probing import counted, mode
 from pathnas.tree import BASE_TREE, Node
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"chain": Chain, "residual": Residual}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "chain": Chain,
+    "residual": Residual,
+    "pyramidnet": PyramidNet,
+    "densenet": DenseNet,
+    "condensenet": CondenseNet,
+    "grafted": grafted,
+}
 """Constructors by name; each takes ``channels``, ``classes``, ``tree`` and its own options."""
 
 
@@ -49,20 +59,52 @@ def macs(network: nn.Module, image_shape: Sequence[int]) -> int:
 
 
 def sites(network: nn.Module, image_shape: Sequence[int]) -> tuple[Site, ...]:
-    """Returns the spec and the output positions of every cell, for images `[C, H, W]`."""
+    """Returns the spec and the output positions of every cell, for images `[C, H, W]`.
+
+    Raises:
+        ValueError: if the network does not call each of its cells once.
+    """
     found: list[Site] = []
+    called: list[Cell] = []
 
     def record(cell: nn.Module, inputs: Any, output: Tensor) -> None:
         assert isinstance(cell, Cell)
+        called.append(cell)
         found.append(Site(cell.spec, output.shape[-2] * output.shape[-1]))
 
-    hooks = [cell.register_forward_hook(record) for cell in cells(network).values()]
+    by_name = cells(network)
+    hooks = [cell.register_forward_hook(record) for cell in by_name.values()]
     try:
         counted(network, _image(network, image_shape))
     finally:
         for hook in hooks:
             hook.remove()
+    for name, cell in by_name.items():
+        times = sum(one is cell for one in called)
+        if times != 1:
+            raise ValueError(f"expected every cell to be called once, got {times} times at {name}")
     return tuple(found)
+
+
+def check(network: nn.Module, image_shape: Sequence[int], classes: int) -> None:
+    """Checks that a network maps images `[B, C, H, W]` to logits `[B, classes]` in both modes.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    images = _image(network, image_shape).expand(2, *image_shape)
+    for training, words in ((False, "eval"), (True, "train")):
+        try:
+            with mode(network, training=training), torch.random.fork_rng(devices=[]):
+                output = network(images)
+        except RuntimeError as error:
+            line = " ".join(str(error).split())
+            raise ValueError(f"the network cannot take images {(*image_shape,)}: {line}") from error
+        got = (*output.shape,) if isinstance(output, Tensor) else type(output).__name__
+        if got != (2, classes):
+            raise ValueError(
+                f"expected logits {(2, classes)} in {words} mode for 2 images, got {got}"
+            )
 
 
 def _image(network: nn.Module, image_shape: Sequence[int]) -> Tensor:
@@ -86,41 +128,61 @@ def sketch(
         return build(name, channels=channels, classes=classes, tree=tree, **options)
 
 
+def can_widen(network: Mapping[str, Any]) -> bool:
+    """Tells whether :func:`widened` can scale a network of this name and these options."""
+    return network["name"] in WIDENINGS
+
+
 def widened(
     name: str, target: int, *, image_shape: Sequence[int], classes: int, **options: Any
 ) -> dict[str, Any]:
-    """Returns name and options of a network with all widths scaled so that it costs `target`.
+    """Returns name and options of a network that is widened so that it costs `target`.
 
-    All widths grow by about one factor: each is rounded up or down to a multiple of the groups,
-    in the way that brings the multiply-adds nearest to the target.
+    Its widths grow by about one factor. Of the roundings that the network allows the one is taken
+    that brings the multiply-adds nearest to the target.
 
     Args:
-        name: a key of :data:`NETWORKS`.
+        name: a key of :data:`WIDENINGS`.
         target: multiply-adds for one image.
         image_shape: `[C, H, W]`.
         classes: number of logits.
-        options: the network's own, ``widths`` among them.
+        options: the network's own.
+
+    Raises:
+        ValueError: if a network of this name cannot be widened.
     """
-    groups = options.get("groups", 1)
-    old = (options.get("stem") or options["widths"][0], *options["widths"])
-    seen: dict[tuple[int, ...], int] = {}
+    if name not in WIDENINGS:
+        known = ", ".join(sorted(WIDENINGS))
+        raise ValueError(f"expected a network that can be widened ({known}), got {name!r}")
 
-    def cost(widths: tuple[int, ...]) -> int:
-        if widths not in seen:
-            changed = {**options, "stem": widths[0], "widths": widths[1:]}
-            network = sketch(name, channels=image_shape[0], classes=classes, **changed)
-            seen[widths] = macs(network, image_shape)
-        return seen[widths]
+    seen: dict[str, int] = {}
 
-    factor = 1.0
-    while cost(tuple(math.ceil(width * factor / groups) * groups for width in old)) < target:
-        factor *= 1.02
-    around = [
-        sorted({max(1, round_(width * factor / groups)) * groups for round_ in ROUNDINGS})
-        for width in old
-    ]
-    best = min(itertools.product(*around), key=lambda widths: (abs(cost(widths) - target), widths))
-    return {**options, "name": name, "stem": best[0], "widths": best[1:]}
+    def cost(wide: dict[str, Any]) -> int:
+        key = repr(wide)
+        if key not in seen:
+            network = sketch(name, channels=image_shape[0], classes=classes, **wide)
+            seen[key] = macs(network, image_shape)
+        return seen[key]
+
+    def choices(step: int) -> list[dict[str, Any]]:
+        return WIDENINGS[name](1.02**step, **options)
+
+    low, high = -1, 0
+    while cost(choices(high)[-1]) < target:
+        low, high = high, 2 * high + 1
+    while high - low > 1:  # the first step that costs enough is above `low`, at most `high`
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(choices(middle)[-1]) < target else (low, middle)
+    best = min(choices(high), key=lambda wide: abs(cost(wide) - target))
+    return {**best, "name": name}
 
 
-ROUNDINGS: tuple[Callable[[float], int], ...] = (math.floor, math.ceil)
+WIDENINGS: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "chain": plain.widenings,
+    "residual": plain.widenings,
+    "pyramidnet": pyramidnet.widenings,
+    "densenet": densenet.widenings,
+    "condensenet": condensenet.widenings,
+}
+"""By name: from a factor and a network's options to the options of that network so many times as
+wide, rounded in different ways, the widest last."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pathnas.cell import Cell
+from pathnas.networks.layers import padded_shortcut, roundings
 from pathnas.ops import Activation, CellSpec, Conv
 from pathnas.tree import BASE_TREE, Node
 
@@ -87,12 +87,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
         conv = self.cell.spec.conv
-        shortcut = F.avg_pool2d(x, 2, ceil_mode=True) if conv.stride == 2 else x
-        grown = conv.channels_out - conv.channels_in
-        if grown > 0:
-            shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, grown))
-        elif grown < 0:
-            shortcut = shortcut[:, : conv.channels_out]
+        shortcut = padded_shortcut(x, conv.channels_out - conv.channels_in, stride=conv.stride)
         return torch.add(self.cell(x), shortcut)
 
 
@@ -106,3 +101,21 @@ class Residual(Chain):
     def block(cell: Cell) -> nn.Module:
         """Returns the cell with its shortcut."""
         return ResidualBlock(cell)
+
+
+def widenings(
+    factor: float,
+    *,
+    widths: Sequence[int],
+    stem: int | None = None,
+    groups: int = 1,
+    **others: object,
+) -> list[dict[str, object]]:
+    """Returns options of a chain with all widths about `factor` times as large, narrowest first.
+
+    Each width is rounded up or down to a multiple of the groups, in every combination.
+    """
+    return [
+        {**others, "groups": groups, "stem": wide[0], "widths": wide[1:]}
+        for wide in roundings((stem or widths[0], *widths), factor, unit=groups)
+    ]

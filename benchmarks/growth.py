@@ -1,0 +1,139 @@
+"""What growing costs, as ratios: ``python -m benchmarks.growth``.
+
+Each transform against a ``copy.deepcopy`` of the cell that it changes; and growing every cell of a
+network to a tree of depth 3 and calibrating it, against one evaluation pass of the base network
+(and of the grown one) over the same images. CPU time of this process, medians. The column "logged"
+is :func:`pathnas.growth.transform` without images: growing, with the fingerprints and the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from benchmarks.rollout import facts
+from pathnas import growth, networks, training
+from pathnas.cell import Cell
+from pathnas.ops import CellSpec, Conv
+from pathnas.transforms import Branch, Insert, Replace, Transform, grow
+
+DEPTH_3: list[Transform] = [
+    Branch((), "add", 2),
+    Insert((0,)),
+    Replace((0, 0), "conv1x1"),
+    Insert((0, 0)),
+    Branch((0, 0), "concat", 2),
+    Replace((0, 0, 0), "avg_pool3x3"),
+    Replace((0, 0, 1), "sep_conv7x7"),
+    Insert((1,)),
+    Branch((1,), "add", 2),
+    Replace((1, 0), "sep_conv5x5"),
+    Insert((1, 0)),
+    Branch((1, 0), "add", 2),
+    Replace((1, 0, 0), "sep_conv3x3"),
+    Replace((1, 0, 1), "max_pool3x3"),
+    Replace((1, 1), "sep_conv3x3"),
+    Insert((1, 1)),
+]
+
+NETWORKS = (
+    ("chain 8, 16 on 8x8", "chain", {"widths": (8, 16)}, (1, 8, 8)),
+    ("chain 16, 32, 64 on 28x28", "chain", {"widths": (16, 32, 64)}, (1, 28, 28)),
+    (
+        "residual 3 x (16, 32, 64) on 32x32",
+        "residual",
+        {"widths": (16, 32, 64), "cells": 3},
+        (3, 32, 32),
+    ),
+)
+
+
+def milliseconds(function: Callable[[], object], repetitions: int) -> float:
+    """Returns the median CPU time of a call, after one to warm up."""
+    found = []
+    for _ in range(1 + repetitions):
+        start = time.process_time()
+        function()
+        found.append(time.process_time() - start)
+    return 1e3 * statistics.median(found[1:])
+
+
+def transform_ratios(width: int, repetitions: int) -> list[tuple[str, float]]:
+    """Returns the cost of each transform of a cell, in deepcopies of it."""
+    base = Cell(CellSpec(Conv(width, width))).eval()
+    inserted = grow(base, [Insert((0,))])
+    todo: list[tuple[Cell, Transform]] = [
+        (base, Branch((), "add", 2)),
+        (base, Branch((), "concat", 2)),
+        (base, Insert((0,))),
+        (inserted, Replace((0, 0), "conv1x1")),
+        (inserted, Replace((0, 0), "conv3x3")),
+        (inserted, Replace((0, 0), "sep_conv7x7")),
+        (inserted, Replace((0, 0), "max_pool3x3")),
+    ]
+    found = []
+    for cell, transform in todo:
+        # Two at once: the second is memory that the allocator must first get from the system, as
+        # it must for a transform's second set of weights.
+        pair = milliseconds(lambda c=cell: (deepcopy(c), deepcopy(c)), repetitions)  # type: ignore[misc]
+        done = milliseconds(lambda c=cell, t=transform: t.grow(c), repetitions)  # type: ignore[misc]
+        name = getattr(transform, "op", getattr(transform, "merge", ""))
+        found.append((f"{type(transform).__name__} {name}".strip(), 2 * done / pair))
+    return found
+
+
+def network_row(
+    name: str,
+    options: dict[str, object],
+    shape: tuple[int, int, int],
+    images: int,
+    repetitions: int,
+) -> tuple[float, float, float, float, float]:
+    """Returns milliseconds: evaluation of base and grown, calibration, growing, transform."""
+    network: nn.Module = networks.build(name, channels=shape[0], classes=10, **options)
+    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(images, *shape).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        base = milliseconds(lambda: network(x), repetitions)
+        calibrated = milliseconds(lambda: training.calibrate(network, x), repetitions)
+        grown = grow(network, DEPTH_3)
+        after = milliseconds(lambda: grown(x), repetitions)
+    growing = milliseconds(lambda: grow(network, DEPTH_3), repetitions)
+    logged = milliseconds(lambda: growth.transform(network, DEPTH_3), repetitions)
+    return base, after, calibrated, growing, logged
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description="what growing costs, as ratios")
+    parser.add_argument("--repetitions", type=int, default=7, help="of each figure (default: 7)")
+    parser.add_argument("--images", type=int, default=256, help="in the batch (default: 256)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print(facts())
+    columns = [transform_ratios(width, 3 * arguments.repetitions) for width in (16, 256)]
+    print(f"\n{'a transform, in deepcopies of its cell':<40}{'16 wide':>9}{'256 wide':>9}")
+    for (name, narrow), (_, wide) in zip(*columns, strict=True):
+        print(f"{name:<40}{narrow:9.2f}{wide:9.2f}")
+    print(f"\n{arguments.images} images; (growing + calibrating) / evaluating; ms")
+    print(
+        f"{'network':<36}{'base':>8}{'grown':>8}{'calibr.':>8}{'growing':>8}{'logged':>8}"
+        f"{'/ base':>8}{'/ grown':>8}"
+    )
+    for title, name, options, shape in NETWORKS:
+        row = network_row(name, options, shape, arguments.images, arguments.repetitions)
+        base, after, calibrated, growing, _ = row
+        cost = growing + calibrated
+        figures = "".join(f"{figure:8.1f}" for figure in row)
+        print(f"{title:<36}{figures}{cost / base:8.2f}{cost / after:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Files that are there whole or not at all, and digests that vouch for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back until the block has ended, so that a write is finished."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def aside(path: Path) -> Path:
+    """Returns where a file is written before :func:`install` gives it its name."""
+    return path.with_name(f".{path.name}.part")
+
+
+def install(written: Path, path: Path) -> None:
+    """Renames a file that was written aside, once its bytes and its name are on the disk.
+
+    Raises:
+        OSError: if that is impossible, as on a full disk; `path` is as it was.
+    """
+    sync(written)
+    with uninterrupted():
+        written.replace(path)
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """Writes a file so that it is there whole or not at all; makes its folder.
+
+    Raises:
+        OSError: if that is impossible; what stood there before is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = aside(path)
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        install(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Writes a value as indented JSON, whole or not at all."""
+    return write(path, json.dumps(value, indent=2) + "\n")
+
+
+def digest(path: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal digits."""
+    with open(path, "rb") as file:
+        found = hashlib.sha256()
+        while block := file.read(1 << 20):
+            found.update(block)
+        return found.hexdigest()

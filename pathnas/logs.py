@@ -1,0 +1,130 @@
+"""Logs: what was done to a model, as a value that JSON holds without loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+
+from pathnas import transforms as values
+from pathnas.transforms import Birth, Transform
+
+
+class Statistic(NamedTuple):
+    """A measured moment: its name in the model, its dtype and its values, one a channel."""
+
+    name: str
+    dtype: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one call of :func:`pathnas.growth.transform` did.
+
+    Attributes:
+        transforms: in order; each is done to all the cells before the next.
+        cells: names of the cells that they were done to.
+        birth: without its generator.
+        seed: of the noise and of whatever else is random.
+        statistics: moments that the new operations were born with.
+        before: fingerprint of the model that was handed in.
+        after: fingerprint of the model that came out.
+    """
+
+    transforms: tuple[Transform, ...]
+    cells: tuple[str, ...]
+    birth: Birth
+    seed: int
+    statistics: tuple[Statistic, ...]
+    before: str
+    after: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the entry as a dictionary that JSON can hold, without loss."""
+        birth = {f.name: getattr(self.birth, f.name) for f in fields(Birth)}
+        del birth["generator"]
+        return {
+            "transforms": [values.to_dict(transform) for transform in self.transforms],
+            "cells": list(self.cells),
+            "birth": birth,
+            "seed": self.seed,
+            "statistics": [[one.name, one.dtype, list(one.values)] for one in self.statistics],
+            "before": self.before,
+            "after": self.after,
+        }
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Entry:
+        """Returns the entry that :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: if the data is none.
+        """
+        try:
+            return Entry(
+                transforms=tuple(values.from_dict(item) for item in data["transforms"]),
+                cells=tuple(map(str, data["cells"])),
+                birth=Birth(**data["birth"]),
+                seed=int(data["seed"]),
+                statistics=tuple(_statistic(*item) for item in data["statistics"]),
+                before=str(data["before"]),
+                after=str(data["after"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an entry of a log: {data!r:.200} ({error!r})") from None
+
+
+@dataclass(frozen=True)
+class Log:
+    """All that :func:`pathnas.growth.transform` did to a model, oldest first."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def __deepcopy__(self, memo: object) -> Log:
+        return self
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __getitem__(self, place: slice) -> Log:
+        return Log(self.entries[place])
+
+    def __add__(self, other: Log) -> Log:
+        return Log(self.entries + other.entries)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{t} on {', '.join(e.cells)}" for e in self for t in e.transforms)
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """The transforms of all entries."""
+        return tuple(transform for entry in self.entries for transform in entry.transforms)
+
+    def to_json(self) -> str:
+        """Returns the log as JSON text; every float comes back as it was."""
+        return json.dumps({"entries": [entry.to_dict() for entry in self.entries]})
+
+    @staticmethod
+    def from_json(text: str) -> Log:
+        """Returns the log that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: if the text is not JSON or not a log.
+        """
+        data = json.loads(text)
+        if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
+            raise ValueError(f"expected a log, a mapping with a list of entries, got {text:.100}")
+        return Log(tuple(Entry.from_dict(item) for item in data["entries"]))
+
+
+def _statistic(name: str, dtype: str, numbers: list[float]) -> Statistic:
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"statistic {name}: expected a dtype of torch, got {dtype!r:.40}")
+    return Statistic(name, dtype, tuple(map(float, numbers)))
