@@ -129,15 +129,16 @@ def _lock(path: Path) -> FileLock:
 def _begin(path: Path, lock: FileLock, config: Config) -> Store:
     """Makes the record, aside, so that it is there with all it needs or not at all."""
     part = files.aside(path / RECORD)
-    ours = {LOCK, OWNER, part.name, f"{part.name}-journal"}
+    begun = list(path.glob(f"{part.name}*"))  # and SQLite's own files beside it
+    ours = {LOCK, OWNER, *(entry.name for entry in begun)}
     strange = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
     if strange:
         raise RecordError(
             f"{path} holds {strange[0]!r} but no run ({RECORD} is missing): choose another name, "
             f"or remove it"
         )
-    for name in (part.name, f"{part.name}-journal"):
-        (path / name).unlink(missing_ok=True)
+    for leftover in begun:
+        leftover.unlink()
     store = Store(path, Database(part, create=True), lock, config)
     store.note(config=config.model_dump(), environment=environment())
     store.database.close()

@@ -167,6 +167,14 @@ def allocate_tensors(mebibytes):
     return len(kept) // 2
 
 
+def allocate_inline(mebibytes):
+    """Has the inline executor allocate tensors in this process: what became of each."""
+    from pathnas import executors
+
+    with executors.Inline(memory=64) as inline:
+        return [result for _, result in inline.run(allocate_tensors, mebibytes)]
+
+
 def crash_at_first(how):
     """Crashes as often as the number says, counted by files in the folder, and then succeeds."""
     folder, times = how

@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 
-from pathnas import config, evaluators, experiment, folder
-from pathnas.console import Console
+from pathnas import config, evaluators
 from pathnas.evaluators import Scoring, Trained, Training
-from pathnas.plan import Plan
+from tests import whole_run
 
 DURABLE = ("BEGIN", "COMMIT")
 SMOKE = Path(__file__).parent.parent / "experiments" / "smoke.yaml"
@@ -59,9 +58,7 @@ def use_stubs() -> None:
 
 def run(runs: Path, *overrides: str) -> dict[str, Any]:
     """Begins or continues the stub run."""
-    settings = config.load(SMOKE, [f"runs={runs}", *TINY, *overrides])
-    with folder.open_run(settings) as store:
-        return experiment.run(Plan.of(settings), store, Console(quiet=True))
+    return whole_run.run(config.load(SMOKE, [f"runs={runs}", *TINY, *overrides]))
 
 
 def contents(record: Path) -> dict[str, Any]:

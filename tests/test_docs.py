@@ -57,15 +57,12 @@ def test_the_readme_names_every_file_and_command_that_it_speaks_of() -> None:
 def test_summary_and_event_tags_are_documented(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from pathnas import config, experiment
-    from pathnas.console import Console
-    from pathnas.folder import open_run
-    from pathnas.plan import Plan
+    from pathnas import config
+    from tests import whole_run
 
     overrides = [f"runs={tmp_path}", "search.trials=2", "workers.kind=inline"]
     settings = config.load(ROOT / "experiments" / "smoke.yaml", overrides)
-    with open_run(settings) as store:
-        summary = experiment.run(Plan.of(settings), store, Console(quiet=True))
+    summary = whole_run.run(settings)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     keys = {*summary, *summary["searches"]["search"], *summary["networks"]["best"]}
     assert [key for key in keys if f"`{key}`" not in readme and f".{key}`" not in readme] == []

@@ -105,6 +105,15 @@ def test_a_worker_that_does_not_begin_is_lost(processes, monkeypatch):
     assert "did not begin" in late.failure.reason
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as a terminal gives it; a shell's background jobs ignore it, and so would Python."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_kills_what_runs(processes, tmp_path):
     pids = []
 

@@ -12,10 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pathnas import best, config, data, evaluators, experiment, jobs, results
 from pathnas import tree as trees
-from pathnas.console import Console
-from pathnas.folder import open_run
-from pathnas.plan import Plan
 from pathnas.search import SearchError
+from tests import whole_run
 from tests.strategies import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -24,9 +22,7 @@ SMOKE = ROOT / "experiments" / "smoke.yaml"
 
 def run(folder: Path, *overrides: str) -> dict:
     settings = config.load(SMOKE, [f"runs={folder}", *overrides])
-    plan = Plan.of(settings)
-    with open_run(settings) as store:
-        return experiment.run(plan, store, Console(quiet=True))
+    return whole_run.run(settings)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +119,7 @@ def test_a_run_is_a_function_of_its_config(smoke: dict, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_inline_and_another_seed(smoke: dict, tmp_path: Path) -> None:
     assert timeless(run(tmp_path, "workers.kind=inline")) == timeless(smoke)
-    other = run(tmp_path, "seed=1", "search.control=false", "final.wider=false")
+    other = run(tmp_path / "other", "seed=1", "search.control=false", "final.wider=false")
     assert set(other["networks"]) == {"base", "base_longer", "best"}
     assert other["networks"]["base"] != smoke["networks"]["base"]
 

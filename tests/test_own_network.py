@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pathnas import best, config, data, evaluators, experiment, networks, weight_files
+from pathnas import best, config, data, evaluators, networks, weight_files
 from pathnas import tree as trees
 from pathnas.cell import cells
-from pathnas.console import Console
 from pathnas.plan import Plan
+from tests import whole_run
 from tests.strategies import randomize
 
 HERE = "tests.test_own_network"
@@ -125,7 +125,7 @@ def settings(folder: Path, *overrides: str) -> config.Config:
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
     folder = tmp_path_factory.mktemp("runs")
-    yield experiment.run(Plan.of(settings(folder, "seed=1")), Console(quiet=True))
+    yield whole_run.run(settings(folder, "seed=1"))
 
 
 @pytest.mark.slow
