@@ -134,12 +134,12 @@ def test_a_penalty_is_part_of_the_loss() -> None:
 
 
 def test_schedules_rise_and_fall() -> None:
-    rates = [training._rate(1.0, step, 10, 0, cosine=True) for step in range(10)]
+    rates = [training._Rates(1.0, 10, 0, True).at(step) for step in range(10)]
     assert rates[0] == 1.0 and rates == sorted(rates, reverse=True)
     assert rates[5] == pytest.approx(0.5) and 0 < rates[-1] < 0.05
-    warm = [training._rate(1.0, step, 10, 4, cosine=True) for step in range(10)]
+    warm = [training._Rates(1.0, 10, 4, True).at(step) for step in range(10)]
     assert warm[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert {training._rate(1.0, step, 10, 0, cosine=False) for step in range(10)} == {1.0}
+    assert {training._Rates(1.0, 10, 0, False).at(step) for step in range(10)} == {1.0}
 
 
 class Constant(nn.Module):
