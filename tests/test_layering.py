@@ -26,6 +26,7 @@ FLOORS = [
     {"transforms", "drawing", "graphs", "train_settings"},
     {"flow_rules", "deepening"},
     {"layers"},
+    {"steps"},
     {"decisions", "outcomes", "receipts", "logs", "places"},
     {"grafting"},
     {"networks", "optimizer_state", "surrogate", "training", "testing"},

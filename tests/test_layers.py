@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 
 import pytest
@@ -488,19 +487,6 @@ def test_what_cannot_be_deepened_says_why() -> None:
         Deepen("0").grow(nn.Sequential(nn.Linear(7, 4), nn.Linear(4, 2)), example=x[:, 0])
     with pytest.raises(ValueError, match="one is read from outside of it"):
         Deepen("one").grow(Fn(lambda n, x: n.norm(x) * n.one.bias.sum()), example=x)
-
-
-@pytest.mark.parametrize("transform", [Widen("a.b", 5, 3), Deepen("c", False, True, 5)])
-def test_transforms_as_dictionaries(transform: layers.LayerTransform) -> None:
-    data = json.loads(json.dumps(layers.to_dict(transform)))
-    assert layers.from_dict(data) == transform
-
-
-def test_dictionaries_that_are_no_transform_are_refused() -> None:
-    with pytest.raises(ValueError, match="kind must be one of"):
-        layers.from_dict({"kind": "melt"})
-    with pytest.raises(ValueError, match="not the fields of a widen"):
-        layers.from_dict({"kind": "widen", "layer": "x"})
 
 
 def check(name: str, done: list[layers.LayerTransform], *, size: int = 64) -> None:
