@@ -52,12 +52,12 @@ def _names(value: Any) -> Any:
     return items
 
 
-def _one_or_more(value: Any) -> Any:
+def one_or_more(value: Any) -> Any:
     """One name may stand without a list."""
     return (value,) if isinstance(value, str) else to_tuple(value)
 
 
-def _is_function(path: str) -> bool:
+def is_function(path: str) -> bool:
     """Whether a text has the form of ``package.module:function``."""
     module, colon, function = path.partition(":")
     dotted_name = all(part.isidentifier() for part in module.split("."))
@@ -221,7 +221,7 @@ class Data(Model):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in DATASETS and not _is_function(name):
+        if name not in DATASETS and not is_function(name):
             known = hint(name, DATASETS, "package.module:function or one of")
             raise ValueError(f"unknown dataset {shorten(repr(name))}; {known}")
         return name
@@ -240,7 +240,7 @@ class Base(Model):
     ] = None
     """architecture of the base network"""
     cells: Annotated[
-        tuple[Glob, ...] | None, BeforeValidator(_one_or_more), Field(validate_default=True)
+        tuple[Glob, ...] | None, BeforeValidator(one_or_more), Field(validate_default=True)
     ] = None
     """names or globs of the convolutions of the model that become cells"""
     activation: Literal["pre", "post"] = "pre"
@@ -257,7 +257,7 @@ class Base(Model):
     @field_validator("model")
     @classmethod
     def _path(cls, model: str | None) -> str | None:
-        if model is not None and not _is_function(model):
+        if model is not None and not is_function(model):
             raise ValueError(f"expected package.module:function; got {shown(model)}")
         return model
 
