@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.rollout import facts
 from pathnas import growth, networks, training
 from pathnas.cell import Cell
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform, grow
 
 DEPTH_3: list[Transform] = [

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from pathnas.cell import Cell
-from pathnas.ops import Activation, CellSpec, Conv, ConvUnit
+from pathnas.ops import ConvUnit
 from pathnas.places import Place, candidates, check_calls, convolutions, unwrapped
+from pathnas.specs import Activation, CellSpec, Conv
 from pathnas.tracing import Surround
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]

@@ -24,8 +24,9 @@ from pathnas.cell import Cell, CellEdge, cells, moments, set_moments
 from pathnas.clones import clone
 from pathnas.layers import Deepen, Widen
 from pathnas.logs import Entry, Log, Shape, Statistic
-from pathnas.ops import BatchNorm, Gate, Moments
+from pathnas.ops import BatchNorm, Gate
 from pathnas.receipts import Receipt
+from pathnas.specs import Moments
 from pathnas.steps import Step
 from pathnas.transforms import EXACT, Birth, Network
 

@@ -14,8 +14,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from pathnas.cell import Cell
-from pathnas.ops import Conv
 from pathnas.probing import mode
+from pathnas.specs import Conv
 from pathnas.tracing import Surround, Trace, Unproven, has_hooks, traces
 
 

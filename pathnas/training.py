@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pathnas import cell, scheduled
-from pathnas.ops import Moments
 from pathnas.probing import mode
+from pathnas.specs import Moments
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -30,7 +30,7 @@ from pathnas.cell import (
     same_borders,
 )
 from pathnas.clones import clone
-from pathnas.ops import Moments
+from pathnas.specs import Moments
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -24,7 +24,8 @@ from pathnas.data import Normalization
 from pathnas.evaluators import Setting, Training
 from pathnas.export import __main__ as command
 from pathnas.export import folder, parity, source
-from pathnas.ops import CellSpec, Conv, Gate
+from pathnas.ops import Gate
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Insert, Replace, grow
 from pathnas.tree import Edge, Node
 from tests.strategies import growths, images, randomize, relative_change, specs

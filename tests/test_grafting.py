@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 import pathnas
 from pathnas import training
 from pathnas.cell import Cell, cells, set_gates
-from pathnas.ops import Conv
+from pathnas.specs import Conv
 from pathnas.transforms import Branch, Insert, Replace, grow
 from pathnas.tree import BASE_TREE
 from tests.strategies import convs, growths, images, random_growth, randomize, relative_change

@@ -19,8 +19,9 @@ from pathnas.cell import Cell
 from pathnas.growth import fingerprint, replay, transform
 from pathnas.layers import Deepen, Widen
 from pathnas.logs import Log
-from pathnas.ops import CellSpec, Conv, Gate
+from pathnas.ops import Gate
 from pathnas.receipts import Receipt
+from pathnas.specs import CellSpec, Conv
 from pathnas.steps import Step
 from pathnas.transforms import Birth, Branch, Insert, Replace, Transform, grow
 from tests.strategies import growths, images, randomize, relative_change, specs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks import growth as benchmark
 from pathnas import tree as trees
 from pathnas.cell import Cell
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import grow
 
 

@@ -20,7 +20,7 @@ FLOORS = [
         *("drop_path", "scheduled", "clones", "plugins", "channels"),
         *("checkpoints", "interrupts", "parallel", "weight_average"),
     },
-    {"config_faults", "config_networks", "treecells"},
+    {"config_faults", "config_networks", "treecells", "specs"},
     {"config", "datasets", "ops", "flow"},
     {"cell", "recipes"},
     {"transforms", "drawing", "graphs", "train_settings"},

@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pathnas import networks, optimizer_state
 from pathnas.cell import Cell
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform, grow
 from pathnas.tree import Node
 from tests.strategies import growths, images, randomize, relative_change, specs

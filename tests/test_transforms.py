@@ -13,7 +13,8 @@ from torch import nn
 from pathnas import training, transforms
 from pathnas import tree as trees
 from pathnas.cell import Cell, cost, set_gates
-from pathnas.ops import OPS, CellSpec, Conv
+from pathnas.ops import OPS
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Birth, Branch, Insert, Replace, grow, growth
 from pathnas.tree import BASE_TREE, Edge, Node
 from tests.strategies import growths, images, randomize, relative_change, specs
