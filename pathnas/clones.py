@@ -9,7 +9,6 @@ from __future__ import annotations
 import types
 from collections import OrderedDict
 from copy import deepcopy
-from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import torch
@@ -68,7 +67,6 @@ def _module(module: nn.Module, memo: Memo) -> nn.Module:
     return copy
 
 
-@lru_cache(maxsize=1024)
 def _ordinary(kind: type) -> bool:
     """Tells whether a class leaves it to Python how its objects are copied."""
     plain = tuple(getattr(one, "__getstate__", None) for one in (object, nn.Module))
