@@ -104,7 +104,14 @@ def _begin(
     onto_cells = patterns is not None or not all(map(_layer_level, transforms))
     chosen = select(grown, patterns) if onto_cells else {}
     if calibrate is not None and cells(grown):
-        training.calibrate(grown, calibrate)
+        try:
+            training.calibrate(grown, calibrate)
+        except (RuntimeError, ValueError) as error:  # torch's own, of some layer
+            shape, line = tuple(calibrate.shape), " ".join(str(error).split())
+            raise ValueError(
+                f"calibrate: expected images that the model takes in train mode, got {shape}: "
+                f"{line:.300}"
+            ) from error
     layered = any(map(_layer_level, transforms))
     return Entry(
         tuple(transforms),

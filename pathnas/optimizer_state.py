@@ -12,14 +12,20 @@ optimizer of the grown network::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from itertools import groupby
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pathnas.transforms import Transform, grow
+from pathnas import ops
+from pathnas.graphs import Example
+from pathnas.layers import Deepen, Widen
+from pathnas.steps import Step
+from pathnas.transforms import EXACT, Transform, grow
 
 State = Mapping[str, Tensor]
 """Tensors by the name of a parameter and a key of the optimizer, with a dot between them.
@@ -77,7 +83,13 @@ def write(optimizer: Optimizer, network: nn.Module, state: State) -> None:
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
 
 
-def carry(state: State, network: nn.Module, transforms: Sequence[Transform]) -> dict[str, Tensor]:
+def carry(
+    state: State,
+    network: nn.Module,
+    transforms: Sequence[Step],
+    *,
+    example: Example | None = None,
+) -> dict[str, Tensor]:
     """Returns the state for the network that the transforms grow.
 
     Every weight of it that is a copy of one of the network's, as in replicas and splits, gets what
@@ -87,7 +99,8 @@ def carry(state: State, network: nn.Module, transforms: Sequence[Transform]) -> 
     Args:
         state: of :func:`read`, or of a file.
         network: before the growth; it stays as it is.
-        transforms: as handed to :func:`pathnas.transforms.grow`.
+        transforms: as handed to :func:`pathnas.transforms.grow` or :mod:`pathnas.growth`.
+        example: inputs of the network, for layer-level transforms; only the shapes count.
 
     Raises:
         ValueError: if the state is not of this network, or a transform does not fit.
@@ -104,7 +117,7 @@ def carry(state: State, network: nn.Module, transforms: Sequence[Transform]) -> 
         tensors.setdefault(key, {})[name] = value
     pools = {key: _Pool(by_name, parameters) for key, by_name in tensors.items()}
     carried = {}
-    for name, origin in sources(network, transforms).items():
+    for name, origin in sources(network, transforms, example).items():
         for key, pool in pools.items():
             gathered = pool.gather(origin)
             if gathered is not None:
@@ -112,7 +125,9 @@ def carry(state: State, network: nn.Module, transforms: Sequence[Transform]) -> 
     return carried
 
 
-def sources(network: nn.Module, transforms: Sequence[Transform]) -> dict[str, Tensor]:
+def sources(
+    network: nn.Module, transforms: Sequence[Step], example: Example | None = None
+) -> dict[str, Tensor]:
     """Returns from which weight of a network each weight of the grown one is.
 
     The transforms themselves say so, there is no second account of them: copies of the network are
@@ -123,7 +138,8 @@ def sources(network: nn.Module, transforms: Sequence[Transform]) -> dict[str, Te
 
     Args:
         network: before the growth; it stays as it is.
-        transforms: as handed to :func:`pathnas.transforms.grow`.
+        transforms: as handed to :func:`carry`.
+        example: likewise.
 
     Returns:
         For each parameter of the grown network by name an int64 tensor of its shape, on the CPU:
@@ -136,7 +152,7 @@ def sources(network: nn.Module, transforms: Sequence[Transform]) -> dict[str, Te
     numbers = torch.arange(1, weights + 1, dtype=torch.float64)
     other = numbers[torch.randperm(weights, generator=torch.Generator().manual_seed(0))]
     grown, apart, check = (
-        _numbered(network, transforms, n) for n in (numbers, numbers + _APART, other)
+        _numbered(network, transforms, n, example) for n in (numbers, numbers + _APART, other)
     )
     found = {}
     for name, low in grown.items():
@@ -159,7 +175,7 @@ _APART = 2.0**33
 
 @torch.no_grad()
 def _numbered(
-    network: nn.Module, transforms: Sequence[Transform], numbers: Tensor
+    network: nn.Module, transforms: Sequence[Step], numbers: Tensor, example: Example | None
 ) -> dict[str, Tensor]:
     """Returns what becomes of a network's weights in a growth if they are these numbers."""
     numbered = deepcopy(network).to("cpu", torch.float64)
@@ -169,8 +185,24 @@ def _numbered(
         start += parameter.numel()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what is born at random must be the same in all copies
-        grown = grow(numbered, transforms)
+        grown = numbered
+        for level, steps in groupby(transforms, key=lambda step: isinstance(step, Widen | Deepen)):
+            if level:
+                _do_layers(grown, steps, example)
+            else:
+                grown = grow(grown, cast(list[Transform], list(steps)))
     return {name: parameter.detach() for name, parameter in grown.named_parameters()}
+
+
+def _do_layers(numbered: nn.Module, steps: Iterable[Any], example: Example | None) -> None:
+    """Does layer-level steps in place; the norms of new layers are left as they are drawn."""
+    if example is not None:
+        tensors = [example] if isinstance(example, Tensor) else example
+        example = [t.to("cpu", torch.float64) if t.is_floating_point() else t for t in tensors]
+    for step in steps:
+        norm = step.apply(numbered, EXACT, example)
+        if norm is not None:
+            ops.undo_norm(norm, None)
 
 
 def _named(optimizer: Optimizer, network: nn.Module) -> dict[str, nn.Parameter]:

@@ -159,12 +159,18 @@ def look(module: nn.Module, images: Tensor | None) -> Look:
         images: `[B, C, H, W]` on the module's device, or None.
 
     Raises:
-        ValueError: if the module returns something else than a tensor.
+        ValueError: if the module cannot take the images, or returns something else than a tensor.
     """
     parameters = sum(parameter.numel() for parameter in module.parameters())
     if images is None:
         return Look(parameters, None, None)
-    output, macs = counted(module, images)
+    try:
+        output, macs = counted(module, images)
+    except (RuntimeError, ValueError) as error:  # torch's own, of some layer
+        shape, line = tuple(images.shape), " ".join(str(error).split())
+        raise ValueError(
+            f"images: expected some that the module takes in eval mode, got {shape}: {line:.300}"
+        ) from error
     if not isinstance(output, Tensor):
         raise ValueError(
             f"expected a module that returns one tensor in eval mode, got "

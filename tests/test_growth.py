@@ -303,6 +303,8 @@ BIRTH_WITH_GENERATOR = Birth(generator=torch.Generator())
         ([Widen("head", 5)], {"images": PIXELS}, "cannot widen 'head' to 5: its channels reach"),
         ([Deepen("drop")], {}, "expected a convolution or linear layer, got 'drop', a Dropout"),
         ([Deepen("head")], {"cells": "x"}, "got 'x', which matches none of first, rest.0"),
+        ([Insert((0,))], {"calibrate": PIXELS[0]}, r"calibrate: .* in train mode, got \(1, 8, 8\)"),
+        ([Insert((0,))], {"images": PIXELS[:, :, 0]}, r"images: .* in eval mode, got \(4, 1, 8\)"),
         (["branch"], {}, r"transforms\[0\]: expected one of Branch, .*got 'branch'"),
         ([Insert((0,))], {"birth": BIRTH_WITH_GENERATOR}, "drawn from `seed`"),
     ],

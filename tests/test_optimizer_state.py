@@ -15,6 +15,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pathnas import networks, optimizer_state
 from pathnas.cell import Cell
+from pathnas.growth import transform
+from pathnas.layers import Deepen, Widen
 from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform, grow
 from pathnas.tree import Node
@@ -217,6 +219,33 @@ def test_scaled_copies_get_the_state_as_it_is() -> None:
     carried = optimizer_state.carry(state, module, [Third()])  # type: ignore[list-item]
     assert carried.keys() == state.keys()
     assert all(torch.equal(carried[key], state[key]) for key in state)
+
+
+def test_wider_and_deeper_layers_keep_it_too() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), Cell(CellSpec(Conv(3, 3)))
+    )
+    module.append(nn.Conv2d(3, 4, 1)).append(nn.ReLU()).append(nn.Conv2d(4, 2, 1))
+    x = torch.randn(4, 1, 8, 8)
+    state = {f"{name}.m": torch.randn_like(value) for name, value in module.named_parameters()}
+    state |= {f"{name}.step": torch.tensor(7.0) for name, _ in module.named_parameters()}
+    done = [Widen("4", 7), Branch((), "add", 2), Deepen("0"), Deepen("4", norm=False)]
+    carried = optimizer_state.carry(state, module, done, example=x)
+    grown, _ = transform(module, done, images=x)
+    shapes = {name: value.shape for name, value in grown.named_parameters()}
+    moments = {k.removesuffix(".m"): v for k, v in carried.items() if k.endswith(".m")}
+    assert {name: value.shape for name, value in moments.items()} == shapes
+    wide = dict(grown.named_parameters())["4.weight"]
+    old = list(module[4].weight.flatten(1))
+    for row, moment in zip(wide.flatten(1), moments["4.weight"], strict=True):
+        [place] = [place for place, one in enumerate(old) if torch.equal(one, row)]
+        assert torch.equal(moment, state["4.weight.m"][place])
+    new = {name for name in moments if not moments[name].any()}
+    assert new == {"2.1.weight", "2.2.weight", "2.2.bias", "5.1.weight", "5.1.bias"}
+    assert all(float(carried[f"{name}.step"]) == 7 * (name not in new) for name in moments)
+    with pytest.raises(ValueError, match="expected example inputs to follow the channels"):
+        optimizer_state.carry(state, module, done)
 
 
 def test_optimizers_and_states_of_another_network_are_refused() -> None:
