@@ -29,6 +29,7 @@ from pathnas.receipts import Receipt
 from pathnas.specs import Moments
 from pathnas.steps import Step
 from pathnas.transforms import EXACT, Birth, Network
+from pathnas.wrappers import unwrapped
 
 Patterns = str | Sequence[str]
 
@@ -50,7 +51,8 @@ def transform(
     :func:`pathnas.transforms.grow` to grow without receipt and log.
 
     Args:
-        model: in any mode, on any device; for path-level transforms it must hold cells.
+        model: in any mode, on any device; for path-level transforms it must hold cells. What
+            DataParallel or torch.compile stand around is taken, and names are those in it.
         transforms: done in order; both kinds may be mixed.
         calibrate: `[B, C, H, W]` of training images, normalized, without augmentation. With them,
             what is new is an identity in train mode on this batch too, as well as in eval mode on
@@ -71,6 +73,7 @@ def transform(
     """
     _check(transforms, birth)
     images = calibrate if images is None else images
+    model = unwrapped(model)
     grown = clone(model)
     norms: list[Statistic] = []
 
@@ -131,7 +134,7 @@ def log(model: nn.Module) -> Log:
     Training and whatever else changes weights is not in it. A copy of the model carries it too;
     its ``state_dict`` does not.
     """
-    return _carried(model)
+    return _carried(unwrapped(model))
 
 
 def replay(base: Network, log: Log) -> Network:
@@ -145,6 +148,7 @@ def replay(base: Network, log: Log) -> Network:
         ValueError: if the base is another model, the model was changed (trained, say) between two
             entries of the log, or this library grows to other bits than the one that wrote the log.
     """
+    base = unwrapped(base)
     grown = clone(base)
     for place, entry in enumerate(log):
         found = fingerprint(grown)

@@ -24,6 +24,7 @@ from pathnas.flow import Flow, Layout
 from pathnas.graphs import Example
 from pathnas.ops import BatchNorm
 from pathnas.transforms import EXACT, Birth
+from pathnas.wrappers import unwrapped
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -62,7 +63,7 @@ class Widen:
             ValueError: if there is no such layer, the width is not larger, or the channels reach a
                 step that cannot be made wider; the message names it.
         """
-        grown = clone(network)
+        grown = clone(unwrapped(network))
         self.apply(grown, birth, example)
         return grown
 
@@ -160,7 +161,7 @@ class Deepen:
         Raises:
             ValueError: if there is no such layer, or nothing can be inserted after it.
         """
-        grown = clone(network)
+        grown = clone(unwrapped(network))
         norm = self.apply(grown, birth, example)
         if norm is not None:
             deepening.calibrate(grown, norm, example)
@@ -210,7 +211,7 @@ def grow(
     Raises:
         ValueError: if one does not fit; the network stays as it was.
     """
-    grown = network if done else clone(network)
+    grown = network if done else clone(unwrapped(network))
     for transform in done:
         grown = transform.grow(grown, birth, example=example)
     return grown

@@ -32,6 +32,7 @@ from pathnas.cell import (
 from pathnas.clones import clone
 from pathnas.specs import Moments
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
+from pathnas.wrappers import unwrapped
 
 Network = TypeVar("Network", bound=nn.Module)
 Module = TypeVar("Module", bound=nn.Module)
@@ -269,7 +270,7 @@ def grow(network: Network, transforms: Sequence[Transform], birth: Birth = EXACT
     Raises:
         ValueError: if there is no cell, or a transform does not fit; the message names the cell.
     """
-    grown = clone(network)
+    grown = clone(unwrapped(network))
     found = cells(grown)
     if not found:
         raise ValueError(f"expected a network with cells, got {type(network).__name__} without")

@@ -436,3 +436,17 @@ def test_layers_of_a_model_without_cells_grow_with_receipt_and_log() -> None:
     lost = Log((replace(growth.log(grown).entries[0], norms=()),))
     with pytest.raises(ValueError, match="expected the moments of the norm of Deepen"):
         replay(model, lost)
+
+
+def test_wrappers_are_taken_off_before_anything_is_copied() -> None:
+    """A copy of a compiled model would run the code of the model that it is a copy of."""
+    model = mixed(torch.float32).eval()
+    log, expected = None, model(PIXELS).detach()
+    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+        grown, _ = transform(wrapped, MIXED, images=PIXELS, cells="cell")  # type: ignore[type-var]
+        assert type(grown) is Mixed and len(grown.cell.tree.edges) == 2
+        assert type(replay(wrapped, growth.log(grown))) is Mixed  # type: ignore[type-var]
+        assert log in (None, growth.log(grown))
+        log = growth.log(grown)
+        for one in (grow(wrapped, STEPS), Widen("last.0", 7).grow(wrapped, example=PIXELS)):  # type: ignore[type-var]
+            assert type(one) is Mixed and relative_change(expected, one(PIXELS)) < 1e-5

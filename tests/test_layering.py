@@ -17,7 +17,7 @@ FLOORS = [
     {"files"},
     {
         *("tree", "data", "yaml_reader", "executors", "probing", "tracing", "database"),
-        *("drop_path", "scheduled", "clones", "plugins", "channels"),
+        *("drop_path", "scheduled", "clones", "plugins", "channels", "wrappers"),
         *("checkpoints", "interrupts", "parallel", "weight_average"),
     },
     {"config_faults", "config_networks", "treecells", "specs"},

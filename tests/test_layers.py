@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathnas import layers, networks
+from pathnas import flow_rules, layers, networks
 from pathnas.layers import Deepen, Widen
 from pathnas.ops import Gate
 from pathnas.transforms import Birth
@@ -415,7 +415,9 @@ def test_networks_that_cannot_be_followed_say_why() -> None:
     with pytest.raises(ValueError, match=r"example does not suit Fn: .*got \(4, 2, 7, 7\)"):
         Widen("one", 9).grow(Fn(lambda n, x: x), example=images(2, 0, torch.float32))
     with pytest.raises(ValueError, match=r"hand its \.module"):
-        Widen("module.one", 9).grow(nn.DataParallel(Fn(lambda n, x: x)), example=x)
+        flow_rules.follow(nn.DataParallel(Fn(lambda n, x: x)), x)
+    with pytest.raises(ValueError, match="hand over its _orig_mod"):
+        flow_rules.follow(torch.compile(Fn(lambda n, x: x)), x)
     network = Fn(lambda n, x: F.relu(x))
     nn.utils.parametrizations.weight_norm(network.two)
     with pytest.raises(ValueError, match=r"two .*whose weight is computed from others"):
