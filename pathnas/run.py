@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with folder.open_run(config, new=options.new) as store, signals:
             path = store.path
             summary = experiment.run(planned, store, Console(quiet=options.quiet))
+            with store.database.understanding("the summary"):
+                text = result(summary)
     except folder.FolderInUse as error:
         return _fail(EXIT_IN_USE, error)
     except RecordError as error:
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         again = f"python -m pathnas.run --resume {path}"
         return _fail(EXIT_INTERRUPTED + signals.first, f"interrupted; to continue: {again}")
-    print(result(summary))
+    print(text)
     return 0
 
 
