@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pathnas.files import uninterrupted
+from pathnas import interrupts
 
 VERSION = 1
 """Of the schema; a file of another version is refused."""
@@ -184,7 +184,7 @@ class Database:
         Raises:
             OSError: if the disk is full or the file cannot be written; nothing has changed.
         """
-        with uninterrupted(), self.reading():
+        with interrupts.deferred(), self.reading():
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
