@@ -294,10 +294,11 @@ class Ledger:
             for proposal in proposals:
                 first, last = proposal.trial, proposal.trial + len(proposal.fresh) - 1
                 for statement in (
-                    "UPDATE trials SET state = 'pending' WHERE search = ? "
-                    "AND number BETWEEN ? AND ?",
-                    "DELETE FROM outcomes WHERE search = ? AND number BETWEEN ? AND ? "
+                    "DELETE FROM outcomes WHERE search = ?1 AND number BETWEEN ?2 AND ?3 "
                     "AND status <> 'ok'",
+                    "UPDATE trials SET state = 'pending' WHERE search = ?1 "
+                    "AND number BETWEEN ?2 AND ?3 AND number NOT IN "
+                    "(SELECT number FROM outcomes WHERE search = ?1)",
                 ):
                     self.database.execute(statement, self.search, first, last)
 
