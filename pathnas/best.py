@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pathnas import config, evaluators, files, networks
+from pathnas import config, files, networks, weight_files
 from pathnas import tree as trees
 from pathnas.data import Normalization
 from pathnas.evaluators import Training
@@ -111,6 +111,6 @@ def load(folder: str | Path) -> Best:
     network = networks.build(
         channels=shape[0], classes=classes, tree=tree, **settings.base.arguments()
     )
-    evaluators.load_weights(network, folder / "network.safetensors")
+    weight_files.load_weights(network, folder / "network.safetensors")
     normalization = Normalization(mean, std)
     return Best(network.eval(), tree, shape, classes, normalization, validation, test)

@@ -66,7 +66,9 @@ def deferred() -> Iterator[None]:
         yield
         return
     # None stands for a handler that Python did not install and could not restore.
-    before = {n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) is not None}
+    before: dict[int, Any] = {
+        n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) is not None
+    }
     waiting: list[int] = []
 
     def keep(number: int, frame: FrameType | None) -> None:
