@@ -96,6 +96,8 @@ class Plan:
     def prepare_set(source: data.Source, folder: Path) -> None:
         """Writes a set of images, unless it is there; what is damaged is replaced."""
         if not data.is_saved(source, folder):
+            if folder.is_symlink() or folder.is_file():
+                folder.unlink()
             shutil.rmtree(folder, ignore_errors=True)
             data.save(source, folder)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +21,6 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_DAMAGED = 3
 EXIT_IN_USE = 4
-EXIT_INTERRUPTED = 128
-"""Plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,13 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(THREADS)
     import torch
 
+    from pathnas.interrupts import Interrupted, Interrupts
+
+    torch.set_num_threads(1)
+    try:
+        with Interrupts():
+            return _command(options)
+    except Interrupted as interrupted:
+        return _fail(interrupted.exit_code, "interrupted")
+
+
+def _command(options: argparse.Namespace) -> int:
     from pathnas import experiment, folder, plan
     from pathnas.config import ConfigError
     from pathnas.console import Console
     from pathnas.database import RecordError
 
-    torch.set_num_threads(1)
-    signals = Signals()
     try:
         config = _config(options)
         planned = plan.Plan.of(config)
@@ -69,9 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, ImportError) as error:
         return _fail(EXIT_USAGE, error)
     try:
-        with folder.open_run(config, new=options.new) as store, signals:
-            path = store.path
-            summary = experiment.run(planned, store, Console(quiet=options.quiet))
+        with folder.open_run(config, new=options.new) as store:
+            try:
+                summary = experiment.run(planned, store, Console(quiet=options.quiet))
+            except KeyboardInterrupt:
+                print(f"to continue: python -m pathnas.run --resume {store.path}", file=sys.stderr)
+                raise
+            with store.database.understanding("the summary"):
+                text = result(summary)
     except folder.FolderInUse as error:
         return _fail(EXIT_IN_USE, error)
     except RecordError as error:
@@ -80,10 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(EXIT_USAGE, error)
     except (RuntimeError, OSError, ValueError) as error:
         return _fail(EXIT_FAILED, f"the run failed: {error}")
-    except KeyboardInterrupt:
-        again = f"python -m pathnas.run --resume {path}"
-        return _fail(EXIT_INTERRUPTED + signals.first, f"interrupted; to continue: {again}")
-    print(result(summary))
+    print(text)
     return 0
 
 
@@ -112,35 +120,6 @@ def _config(options: argparse.Namespace) -> Config:
     # Without a file, the first override stands where the file would.
     overrides = [*([options.config] if options.config else []), *options.overrides]
     return folder.resumed(Path(options.resume), overrides, extend)
-
-
-class Signals:
-    """Turns the first Ctrl-C or SIGTERM into a KeyboardInterrupt; a second one ends at once.
-
-    A context manager, which restores what was there before.
-
-    Attributes:
-        first: number of the signal that came first; 0: none.
-    """
-
-    def __init__(self) -> None:
-        self.first = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: object) -> None:
-        if self.first:
-            os._exit(EXIT_INTERRUPTED + number)
-        self.first = number
-        raise KeyboardInterrupt
 
 
 def result(summary: dict[str, Any]) -> str:

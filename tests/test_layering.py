@@ -14,11 +14,12 @@ import pathnas
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
+    {"interrupts"},
     {"files"},
     {
         *("tree", "data", "yaml_reader", "executors", "probing", "tracing", "database"),
         *("drop_path", "scheduled", "clones", "plugins", "channels", "wrappers"),
-        *("checkpoints", "interrupts", "parallel", "weight_average"),
+        *("checkpoints", "parallel", "weight_average"),
     },
     {"config_faults", "config_networks", "treecells", "specs"},
     {"config", "datasets", "ops", "flow"},
