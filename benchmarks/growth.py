@@ -1,9 +1,10 @@
 """What growing costs, as ratios: ``python -m benchmarks.growth``.
 
-Each transform against a ``copy.deepcopy`` of the cell that it changes; and growing every cell of a
-network to a tree of depth 3 and calibrating it, against one evaluation pass of the base network
-(and of the grown one) over the same images. CPU time of this process, medians. The column "logged"
-is :func:`pathnas.growth.transform` without images: growing, with the fingerprints and the log.
+Each transform against a ``copy.deepcopy`` of the cell that it changes, the layer-level ones against
+one of the network (torchvision's ResNet-18, followed with two images of 64 x 64); and growing every
+cell of a network to a tree of depth 3 and calibrating it, against one evaluation pass of the base
+network (and of the grown one) over the same images. CPU time of this process, medians. The column
+"logged" is :func:`pathnas.growth.transform` without images: growing, with fingerprints and the log.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from collections.abc import Callable
 from copy import deepcopy
 
 import torch
-from torch import nn
+import torchvision
+from torch import Tensor, nn
 
 from benchmarks.rollout import facts
 from pathnas import growth, networks, training
 from pathnas.cell import Cell
-from pathnas.ops import CellSpec, Conv
+from pathnas.layers import Deepen, LayerTransform, Widen
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform, grow
 
 DEPTH_3: list[Transform] = [
@@ -88,6 +91,23 @@ def transform_ratios(width: int, repetitions: int) -> list[tuple[str, float]]:
     return found
 
 
+def layer_ratios(network: nn.Module, repetitions: int, size: int = 64) -> list[tuple[str, float]]:
+    """Returns the cost of layer-level transforms of a ResNet, in deepcopies of it."""
+    x = torch.randn(2, 3, size, size)
+    width = network.get_submodule("layer1.0.conv1").weight.shape[0]
+    pair = milliseconds(lambda: (deepcopy(network), deepcopy(network)), repetitions)
+    todo: list[tuple[str, LayerTransform, Tensor | None]] = [
+        ("Widen", Widen("layer1.0.conv1", width + 6), x),
+        ("Deepen", Deepen("layer1.0.conv1"), None),
+        ("Deepen, calibrated on 2 images", Deepen("layer1.0.conv1"), x),
+    ]
+    found = []
+    for name, transform, example in todo:
+        done = milliseconds(lambda t=transform, e=example: t.grow(network, example=e), repetitions)  # type: ignore[misc]
+        found.append((name, 2 * done / pair))
+    return found
+
+
 def network_row(
     name: str,
     options: dict[str, object],
@@ -110,7 +130,7 @@ def network_row(
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description="what growing costs, as ratios")
     parser.add_argument("--repetitions", type=int, default=7, help="of each figure (default: 7)")
     parser.add_argument("--images", type=int, default=256, help="in the batch (default: 256)")
@@ -122,6 +142,9 @@ def main() -> None:
     print(f"\n{'a transform, in deepcopies of its cell':<40}{'16 wide':>9}{'256 wide':>9}")
     for (name, narrow), (_, wide) in zip(*columns, strict=True):
         print(f"{name:<40}{narrow:9.2f}{wide:9.2f}")
+    print(f"\n{'in deepcopies of the network':<40}{'ResNet-18':>9}")
+    for name, ratio in layer_ratios(torchvision.models.resnet18().eval(), arguments.repetitions):
+        print(f"{name:<40}{ratio:9.2f}")
     print(f"\n{arguments.images} images; (growing + calibrating) / evaluating; ms")
     print(
         f"{'network':<36}{'base':>8}{'grown':>8}{'calibr.':>8}{'growing':>8}{'logged':>8}"

@@ -14,12 +14,15 @@ from pathlib import Path
 
 from torch import nn
 
-from pathnas import config, evaluators, files, networks
+from pathnas import config, files, networks, weight_files
 from pathnas import tree as trees
 from pathnas.data import Normalization
 from pathnas.evaluators import Training
 from pathnas.plugins import Plugins
 from pathnas.tree import Node
+
+LARGEST = 65_536
+"""Channels, sides and classes that :func:`load` takes at most, before it makes any tensor."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,15 @@ def load(folder: str | Path) -> Best:
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         shape, classes = tuple(about["image_shape"]), int(about["classes"])
-        mean, std = (tuple(about["normalization"][key]) for key in ("mean", "std"))
+        mean, std = (tuple(map(float, about["normalization"][key])) for key in ("mean", "std"))
         validation, test = float(about["validation"]), float(about["test"])
-    except (KeyError, TypeError, ValueError) as error:
+        if len(shape) != 3 or not all(1 <= side <= LARGEST for side in (*shape, classes)):
+            raise ValueError(f"expected sizes from 1 to {LARGEST}, got {shape}, {classes} classes")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder / 'about.json'} is damaged: {error!r}") from error
     network = networks.build(
         channels=shape[0], classes=classes, tree=tree, **settings.base.arguments()
     )
-    evaluators.load_weights(network, folder / "network.safetensors")
+    weight_files.load_weights(network, folder / "network.safetensors")
     normalization = Normalization(mean, std)
     return Best(network.eval(), tree, shape, classes, normalization, validation, test)

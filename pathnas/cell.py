@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from pathnas import ops
 from pathnas import tree as trees
 from pathnas.drop_path import drop_paths
-from pathnas.ops import CellSpec, Moments, Primitive, Range
+from pathnas.ops import Primitive
+from pathnas.specs import CellSpec, Moments, Range
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node, Path
 
 

@@ -18,7 +18,8 @@ class Clock:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._before = {row["phase"]: row["seconds"] for row in database.rows("clock")}
+        with database.understanding("the clock"):
+            self._before = {row["phase"]: float(row["seconds"]) for row in database.rows("clock")}
         self._begun: dict[str, float] = {}
         database.before_commit = self._commit
 

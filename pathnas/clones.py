@@ -31,6 +31,7 @@ _ATOMS = frozenset(
         types.FunctionType,
     )
 )
+_CONTAINERS = frozenset((dict, OrderedDict, set))
 
 
 def clone(module: M, kept: tuple[Tensor, ...] = ()) -> M:
@@ -53,7 +54,13 @@ def _module(module: nn.Module, memo: Memo) -> nn.Module:
     memo[id(module)] = copy
     state = module.__dict__.copy()
     for name, value in state.items():
-        if type(value) not in _ATOMS:
+        kind_of = type(value)
+        if kind_of in _ATOMS:
+            continue
+        if kind_of in _CONTAINERS and not value:  # most are: hooks, and what a leaf has none of
+            found = memo.get(id(value))
+            state[name] = memo[id(value)] = kind_of() if found is None else found
+        else:
             state[name] = _value(value, memo)
     state["_compiled_call_impl"] = None  # a compiled module's copy is not compiled, as in torch
     copy.__dict__.update(state)
@@ -84,9 +91,21 @@ def _value(value: Any, memo: Memo) -> Any:
         return _tensor(value, memo)
     if isinstance(value, nn.Module):
         return _module(value, memo)
-    if kind is tuple and all(type(item) in _ATOMS for item in value):
+    if kind is set and all(type(item) in _ATOMS for item in value):
+        copied = memo[id(value)] = value.copy()
+        return copied
+    if _unchangeable(value):
         return value
     return deepcopy(value, memo)
+
+
+def _unchangeable(value: Any) -> bool:
+    """Tells whether a value is a tuple, with names or without, of nothing but atoms and tuples."""
+    return type(value) in _ATOMS or (
+        isinstance(value, tuple)
+        and not hasattr(value, "__dict__")
+        and all(map(_unchangeable, value))
+    )
 
 
 def _tensor(tensor: Tensor, memo: Memo) -> Tensor:

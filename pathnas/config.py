@@ -52,12 +52,12 @@ def _names(value: Any) -> Any:
     return items
 
 
-def _one_or_more(value: Any) -> Any:
+def one_or_more(value: Any) -> Any:
     """One name may stand without a list."""
     return (value,) if isinstance(value, str) else to_tuple(value)
 
 
-def _is_function(path: str) -> bool:
+def is_function(path: str) -> bool:
     """Whether a text has the form of ``package.module:function``."""
     module, colon, function = path.partition(":")
     dotted_name = all(part.isidentifier() for part in module.split("."))
@@ -164,6 +164,15 @@ class Recipe(Model):
     """random changes of the training images"""
 
 
+class Distill(Model):
+    """The distillation of `birth: distilled`, from the base network's logits."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """passes over the training images, the first of the training's epochs"""
+    learning_rate: LearningRate = 0.01
+    """learning rate at its highest"""
+
+
 class TrialRecipe(Recipe):
     """How a candidate is trained in a trial (section 4.1 of the paper)."""
 
@@ -171,12 +180,24 @@ class TrialRecipe(Recipe):
     """passes over the training images"""
     learning_rate: LearningRate = 0.035
     """learning rate at its highest"""
-    birth: Literal["gated", "hard"] = "gated"
-    """whether new operations that are no identities fade in or are there at once"""
+    birth: Literal["gated", "hard", "distilled"] = "gated"
+    """new operations that are no identities fade in, are there at once, or that and distillation"""
+    distill: Annotated[Distill, Field(validate_default=True)] = Distill()
+    """the distillation of birth: distilled"""
+    inherit_optimizer: bool = False
+    """begin with the base network's momentum"""
     gate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     """share of the trial over which the gate falls to 0"""
     noise: Share = 6e-3
     """symmetry-breaking noise on replicas, in standard deviations of the weight"""
+
+    @field_validator("distill")
+    @classmethod
+    def _some_training_is_left(cls, distill: Distill, info: ValidationInfo) -> Distill:
+        epochs = info.data.get("epochs", distill.epochs + 1)
+        if info.data.get("birth") == "distilled" and distill.epochs >= epochs:
+            raise ValueError(f"epochs must be below those of the training, {epochs}")
+        return distill
 
 
 class Data(Model):
@@ -200,7 +221,7 @@ class Data(Model):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in DATASETS and not _is_function(name):
+        if name not in DATASETS and not is_function(name):
             known = hint(name, DATASETS, "package.module:function or one of")
             raise ValueError(f"unknown dataset {shorten(repr(name))}; {known}")
         return name
@@ -219,7 +240,7 @@ class Base(Model):
     ] = None
     """architecture of the base network"""
     cells: Annotated[
-        tuple[Glob, ...] | None, BeforeValidator(_one_or_more), Field(validate_default=True)
+        tuple[Glob, ...] | None, BeforeValidator(one_or_more), Field(validate_default=True)
     ] = None
     """names or globs of the convolutions of the model that become cells"""
     activation: Literal["pre", "post"] = "pre"
@@ -236,7 +257,7 @@ class Base(Model):
     @field_validator("model")
     @classmethod
     def _path(cls, model: str | None) -> str | None:
-        if model is not None and not _is_function(model):
+        if model is not None and not is_function(model):
             raise ValueError(f"expected package.module:function; got {shown(model)}")
         return model
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pathnas import ops
 from pathnas.cell import Cost, Site, edge_ranges, normed
-from pathnas.ops import CellSpec
+from pathnas.specs import CellSpec
 from pathnas.tree import BASE_OP, Node, Path
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pathnas.files import uninterrupted
+from pathnas import interrupts
 
 VERSION = 1
 """Of the schema; a file of another version is refused."""
@@ -128,7 +129,8 @@ class Database:
                 f"{self.path} has a {what} schema ({version}) than this pathnas reads ({VERSION}); "
                 f"continue it with the version of pathnas that wrote it"
             )
-        if (sound := self._pragma("quick_check")) != "ok":
+        # quick_check would not compare the indices, by which rows are found, with the tables.
+        if (sound := self._pragma("integrity_check")) != "ok":
             raise RecordError(f"{self.path} is damaged: {sound}")
 
     def _pragma(self, name: str) -> Any:
@@ -140,10 +142,38 @@ class Database:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            damaged = not isinstance(error, sqlite3.OperationalError) or "no such" in str(error)
-            if damaged:
-                raise RecordError(f"{self.path} is damaged: {error}") from error
-            raise OSError(f"{self.path}: {error}") from error
+            if any(word in str(error) for word in OUTSIDE):
+                raise OSError(f"{self.path}: {error}") from error
+            raise RecordError(f"{self.path} is damaged: {error}") from error
+        except UnicodeDecodeError as error:  # what is damaged may stand in a message of SQLite
+            raise RecordError(f"{self.path} is damaged: a text is not UTF-8") from error
+
+    @contextmanager
+    def understanding(self, what: str) -> Iterator[None]:
+        """Turns what senseless rows make Python raise into one line that names the file.
+
+        Args:
+            what: the rows tell, in words.
+
+        Raises:
+            RecordError: if the block raises anything that is not the world's fault.
+        """
+        try:
+            yield
+        except RecordError:
+            raise
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            why = " ".join(repr(error).split())
+            raise RecordError(
+                f"{self.path} is damaged: {what} makes no sense: {why:.300}"
+            ) from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -154,7 +184,7 @@ class Database:
         Raises:
             OSError: if the disk is full or the file cannot be written; nothing has changed.
         """
-        with uninterrupted(), self.reading():
+        with interrupts.deferred(), self.reading():
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -195,6 +225,15 @@ class Database:
                 raise RecordError(f"{self.path} is damaged: {table} ({place}) fits not its SHA-256")
             yield row
 
+    def number(self, query: str, *values: Any) -> float:
+        """Returns the single number that a query finds.
+
+        Raises:
+            RecordError: if the file is damaged.
+        """
+        with self.reading():
+            return float(self.connection.execute(query, values).fetchone()[0])
+
     def execute(self, statement: str, *values: Any) -> int:
         """Executes a statement and returns how many rows it changed."""
         return self.connection.execute(statement, values).rowcount
@@ -203,6 +242,9 @@ class Database:
         """Closes the file, so that all of it stands in one."""
         self.connection.close()
 
+
+OUTSIDE = ("locked", "full", "unable to open", "readonly", "I/O", "interrupted")
+"""Words of what SQLite raises when the file is sound and the world around it is not."""
 
 UNVOUCHED = {"clock", "events", "errors"}
 """Tables for people, on which no decision rests."""
@@ -224,6 +266,12 @@ def digest(table: str, row: Mapping[str, Any]) -> str:
 
 def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
     mode = "?mode=ro" if readonly else ""
+    if (
+        readonly
+        and not os.access(path.parent, os.W_OK)
+        and not path.with_name(f"{path.name}-wal").exists()
+    ):
+        mode += "&immutable=1"  # SQLite would make files beside it; nobody can write here
     uri = f"file:{path.absolute().as_posix().replace('?', '%3f').replace('#', '%23')}{mode}"
     try:
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)

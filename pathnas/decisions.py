@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pathnas import cell, ops
 from pathnas import tree as trees
 from pathnas.cell import Site
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Merge, Node, Path
 

@@ -14,8 +14,9 @@ from torch.nn.utils import skip_init
 from pathnas import graphs, ops
 from pathnas.channels import CONVS, NORMS, TRANSPOSED
 from pathnas.graphs import Example, Trace
-from pathnas.ops import BatchNorm, Gate, Moments
+from pathnas.ops import BatchNorm, Gate
 from pathnas.probing import mode
+from pathnas.specs import Moments
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _costs(tree: Node, width: int) -> dict[TreePath, float]:
     from pathnas import costs
     from pathnas.cell import Site
-    from pathnas.ops import CellSpec, Conv
+    from pathnas.specs import CellSpec, Conv
 
     if width < 1:
         raise ValueError(f"--width: expected at least 1 channel, got {width}")

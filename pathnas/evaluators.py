@@ -11,23 +11,26 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from pathnas import cell, data, files, networks, plugins, training
-from pathnas.config import Recipe
+from pathnas import cell, data, networks, optimizer_state, plugins, training
+from pathnas.config import Distill, Recipe
 from pathnas.data import Normalization
 from pathnas.decisions import Limits
-from pathnas.ops import Birth as BirthMode
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.plugins import Plugins
 from pathnas.transforms import Birth, grow, growth
 from pathnas.tree import BASE_TREE, Node
+from pathnas.weight_files import load_weights, moments_file, optimizer_file, save_weights
+
+BirthMode = Literal["gated", "hard", "distilled"]
+"""``"distilled"``: hard, and then a short distillation from the base network's logits."""
 
 CALIBRATION_IMAGES = 256
 EVALUATION_BATCH = 500
@@ -108,11 +111,14 @@ class Training:
         seed: of everything random in it.
         tree: what the cells grow to before the training.
         weights: file of the base network to inherit from; None: fresh weights.
-        birth: see :class:`pathnas.transforms.Birth`.
+        birth: see :data:`BirthMode` and :class:`pathnas.transforms.Birth`.
         gate_fraction: see :func:`pathnas.training.fit`.
         noise: see :class:`pathnas.transforms.Birth`.
         everything: whether to train on training and validation images together.
-        save: where to write the weights, and the moments that growth needs; None: nowhere.
+        save: where to write the weights, and the moments and optimizer state that growth needs;
+            None: nowhere.
+        distill: of the birth ``"distilled"``; its epochs are the first of the recipe's.
+        inherit_optimizer: whether what is inherited comes with its optimizer's state.
     """
 
     setting: Setting
@@ -126,6 +132,8 @@ class Training:
     noise: float = 0.0
     everything: bool = False
     save: Path | None = None
+    distill: Distill = field(default_factory=Distill)
+    inherit_optimizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,18 +153,14 @@ class Trained:
     seconds: float
 
 
-def moments_file(weights: Path) -> Path:
-    """Returns where the moments stand beside a network's weights."""
-    return weights.with_suffix(".moments.safetensors")
-
-
 def inputs(job: Training | Scoring) -> list[Path]:
     """Returns the files that a job reads; a folder stands for all files below it."""
     if isinstance(job, Scoring):
         return [*inputs(job.training), *outputs(job.training)]
     found = [job.setting.folder]
     if job.weights is not None:
-        found += [path for path in (job.weights, moments_file(job.weights)) if path.exists()]
+        beside = (moments_file(job.weights), optimizer_file(job.weights))
+        found += [path for path in (job.weights, *beside) if path.exists()]
     return found
 
 
@@ -164,7 +168,7 @@ def outputs(job: Training | Scoring) -> list[Path]:
     """Returns the files that a job writes."""
     if isinstance(job, Scoring) or job.save is None:
         return []
-    return [job.save, moments_file(job.save)]
+    return [job.save, moments_file(job.save), optimizer_file(job.save)]
 
 
 def build(job: Training) -> nn.Module:
@@ -173,20 +177,33 @@ def build(job: Training) -> nn.Module:
     Raises:
         ValueError: if the tree does not fit or the weights are of another network.
     """
-    setting = job.setting
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(job.seed, "weights"))
-        network = networks.build(
-            channels=setting.image_shape[0], classes=setting.classes, **job.network
-        )
-        if job.weights is not None:
-            load_weights(network, job.weights)
-            moments = moments_file(job.weights)
-            if moments.exists():
-                cell.set_moments(network, load_file(moments))
+        network = _before_growth(job)
         if job.tree != BASE_TREE:
-            birth = Birth(job.birth, job.noise, _generator(job, "noise"))
+            mode: Literal["gated", "hard"] = "gated" if job.birth == "gated" else "hard"
+            birth = Birth(mode, job.noise, _generator(job, "noise"))
             network = grow(network, growth(job.tree), birth)
+    return network
+
+
+def base_of(job: Training) -> nn.Module:
+    """Returns the network that a training grows, on the CPU: built and inherited."""
+    with torch.random.fork_rng(devices=[]):
+        return _before_growth(job)
+
+
+def _before_growth(job: Training) -> nn.Module:
+    """Seeds torch's global generator and draws from it."""
+    setting = job.setting
+    torch.manual_seed(seed_of(job.seed, "weights"))
+    network = networks.build(
+        channels=setting.image_shape[0], classes=setting.classes, **job.network
+    )
+    if job.weights is not None:
+        load_weights(network, job.weights)
+        moments = moments_file(job.weights)
+        if moments.exists():
+            cell.set_moments(network, load_file(moments))
     return network
 
 
@@ -202,31 +219,30 @@ def sketch(job: Training) -> nn.Module:
     )
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Gives a network the weights of a safetensors file.
-
-    Raises:
-        ValueError: if the file is none or its tensors do not fit, with the first that differ.
-    """
-    try:
-        network.load_state_dict(load_file(path))
-    except Exception as error:  # safetensors raises its own exceptions, torch RuntimeError
-        line = " ".join(str(error).split())
-        raise ValueError(f"{path}: expected the weights of this network: {line:.300}") from error
-
-
 def train(job: Training) -> Trained:
     """Does a training; a function for executors.
 
     Raises:
         FloatingPointError: if it diverges.
     """
-    start = time.perf_counter()
-    setting, recipe = job.setting, job.recipe
-    images, validation = setting.source("train"), setting.source("validation")
-    fitted = data.join(images, validation) if job.everything else images
+    start, setting = time.perf_counter(), job.setting
     network = build(job).to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = data.batches(
+    optimizer, seen = learn(job, network, training_batches(job))
+    validation = setting.evaluation_batches(setting.source("validation"))
+    accuracy = training.accuracy(network, validation)
+    if job.save is not None:
+        _calibrate(network, setting.source("train"), setting)
+        save_weights(network, job.save, optimizer)
+    parameters = networks.parameters(network)
+    return Trained(accuracy, parameters, seen, time.perf_counter() - start)
+
+
+def training_batches(job: Training) -> data.Batches:
+    """Returns the images of a training, augmented, each epoch in a new order."""
+    setting, recipe = job.setting, job.recipe
+    images = setting.source("train")
+    fitted = data.join(images, setting.source("validation")) if job.everything else images
+    return data.batches(
         fitted,
         batch_size=recipe.batch_size,
         normalization=setting.normalization,
@@ -238,16 +254,71 @@ def train(job: Training) -> Trained:
         drop_last=len(fitted) % recipe.batch_size == 1 and len(fitted) > 1,
         workers=setting.loaders,
     )
-    hyperparameters = recipe.model_dump(include=FITTED)
+
+
+def learn(
+    job: Training, network: nn.Module, batches: training.Batches
+) -> tuple[torch.optim.Optimizer, int]:
+    """Does the steps of a training, in place.
+
+    Args:
+        job: the training.
+        network: of :func:`build`, on its device.
+        batches: of :func:`training_batches`.
+
+    Returns:
+        The optimizer, and the number of training images seen.
+
+    Raises:
+        FloatingPointError: if it diverges.
+        ValueError: if the optimizer's state is to be inherited and was not saved.
+    """
+    recipe, inherits = job.recipe, job.weights is not None
+    fitted = recipe.model_dump(include=FITTED)
+    optimizer = training.sgd(
+        network, recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
+    )
+    if job.inherit_optimizer and inherits:
+        inherit_optimizer(job, network, optimizer)
+    distilled = seen = 0
     # Dropout and DropPath draw from torch's global generator.
-    with _seeded(seed_of(job.seed, "training"), setting.device):
-        seen = training.fit(network, batches, gate_fraction=job.gate_fraction, **hyperparameters)
-    accuracy = training.accuracy(network, setting.evaluation_batches(validation))
-    if job.save is not None:
-        _calibrate(network, images, setting)
-        save_weights(network, job.save)
-    parameters = networks.parameters(network)
-    return Trained(accuracy, parameters, seen, time.perf_counter() - start)
+    with _seeded(seed_of(job.seed, "training"), job.setting.device):
+        if job.birth == "distilled" and inherits and job.tree != BASE_TREE:
+            distilled = min(job.distill.epochs, recipe.epochs)
+            seen = _distill(job, network, batches, {**fitted, "epochs": distilled})
+        fitted["epochs"] = recipe.epochs - distilled
+        seen += training.fit(
+            network, batches, gate_fraction=job.gate_fraction, optimizer=optimizer, **fitted
+        )
+    return optimizer, seen
+
+
+def _distill(
+    job: Training, network: nn.Module, batches: training.Batches, fitted: dict[str, Any]
+) -> int:
+    teacher = base_of(job).to(job.setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # What regularizes a training would only keep the student from its teacher.
+    own = {"learning_rate": job.distill.learning_rate, "warmup_epochs": 0.0, "drop_path": 0.0}
+    return training.distill(network, teacher, batches, **{**fitted, **own})
+
+
+def inherit_optimizer(job: Training, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Gives a grown network's optimizer what that of the base network remembered at its end.
+
+    Raises:
+        ValueError: if it was not saved beside the weights, or is of another network.
+    """
+    if job.weights is None:
+        raise ValueError("only what is inherited has an optimizer's state, got weights=None")
+    path = optimizer_file(job.weights)
+    try:
+        state = load_file(path)
+        grown = optimizer_state.carry(state, base_of(job), growth(job.tree))
+        optimizer_state.write(optimizer, network, grown)
+    except Exception as error:  # safetensors raises its own exceptions
+        raise ValueError(
+            f"{path}: expected the optimizer state of this network: {error}"
+        ) from error
 
 
 @contextmanager
@@ -275,17 +346,6 @@ def _calibrate(network: nn.Module, images: data.Source, setting: Setting) -> Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         training.calibrate(network, x)
-
-
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Writes a network's weights, and beside them its moments, aside and then renamed."""
-    for target, tensors in (
-        (moments_file(path), cell.moments(network)),
-        (path, network.state_dict()),
-    ):
-        part = files.aside(target)
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part)
-        files.install(part, target)
 
 
 @dataclass(frozen=True)

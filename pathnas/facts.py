@@ -108,7 +108,8 @@ def read(run: str | Path) -> Facts:
     try:
         with database.reading():
             database.connection.execute("BEGIN")  # all reads below see one moment
-        return _read(path, database)
+        with database.understanding("the run"):
+            return _read(path, database)
     finally:
         database.close()
 

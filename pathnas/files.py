@@ -5,21 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C and SIGTERM back until the block has ended, so that a write is finished."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+from pathnas import interrupts
 
 
 def aside(path: Path) -> Path:
@@ -34,7 +23,7 @@ def install(written: Path, path: Path) -> None:
         OSError: if that is impossible, as on a full disk; `path` is as it was.
     """
     sync(written)
-    with uninterrupted():
+    with interrupts.deferred():
         written.replace(path)
         sync(path.parent)
 

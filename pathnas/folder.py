@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,15 @@ MAY_CHANGE = ("workers.", "runs", "data.root", "data.download")
 
 MAY_GROW = ("search.trials", "search.hours", "search.trial_hours")
 """Budgets, which a resume may enlarge; null is no limit."""
+
+
+SETTLE = """
+UPDATE trials SET state = iif(ended, 'done', 'pending')
+FROM (SELECT t.rowid AS place, o.number IS NOT NULL AS ended FROM trials AS t
+      LEFT JOIN outcomes AS o ON o.search = t.search AND o.number = t.number)
+WHERE trials.rowid = place AND state <> iif(ended, 'done', 'pending')
+"""
+"""What ran when the process before this one died is run again."""
 
 
 class FolderInUse(RuntimeError):
@@ -53,13 +64,17 @@ def open_run(config: Config, *, new: bool = False) -> Store:
         config = config.model_copy(update={"name": f"{name}-{number}"})
     path = runs / config.name
     _make(path)
+    _check_ours(path)
     lock = _lock(path)
     try:
         if (path / RECORD).exists():
             return _continue(path, lock, config)
         return _begin(path, lock, config)
     except BaseException:
-        lock.release()
+        try:
+            (path / OWNER).unlink(missing_ok=True)
+        finally:
+            lock.release()
         raise
 
 
@@ -114,7 +129,7 @@ def _lock(path: Path) -> FileLock:
         try:
             owner = json.loads((path / OWNER).read_text())
             who = f"process {owner['pid']} on {owner['host']}"
-        except (OSError, ValueError, KeyError):  # it has only just begun
+        except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
             who = "another process"
         raise FolderInUse(f"{path} is in use by {who}") from None
     try:
@@ -129,26 +144,51 @@ def _lock(path: Path) -> FileLock:
 def _begin(path: Path, lock: FileLock, config: Config) -> Store:
     """Makes the record, aside, so that it is there with all it needs or not at all."""
     part = files.aside(path / RECORD)
-    begun = list(path.glob(f"{part.name}*"))  # and SQLite's own files beside it
-    ours = {LOCK, OWNER, *(entry.name for entry in begun)}
-    strange = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
-    if strange:
-        raise RecordError(
-            f"{path} holds {strange[0]!r} but no run ({RECORD} is missing): choose another name, "
-            f"or remove it"
+    for name in _parts():
+        (path / name).unlink(missing_ok=True)
+    with closing(Database(part, create=True)) as database:
+        Store(path, database, lock, config).note(
+            config=config.model_dump(), environment=environment()
         )
-    for leftover in begun:
-        leftover.unlink()
-    store = Store(path, Database(part, create=True), lock, config)
-    store.note(config=config.model_dump(), environment=environment())
-    store.database.close()
     files.install(part, path / RECORD)
     for name in ("data", "weights"):
         (path / name).mkdir(exist_ok=True)
-    store = Store(path, Database(path / RECORD), lock, config)
-    store.event("begun")
-    files.write(path / "config.yaml", configs.dump(config))
-    return store
+    database = Database(path / RECORD)
+    try:
+        store = Store(path, database, lock, config)
+        store.event("begun")
+        files.write(path / "config.yaml", configs.dump(config))
+        return store
+    except BaseException:
+        database.close()
+        raise
+
+
+def _parts() -> set[str]:
+    """Names of a record that is being made, and of what SQLite puts beside it."""
+    name = files.aside(Path(RECORD)).name
+    return {name, *(f"{name}-{kind}" for kind in ("journal", "wal", "shm"))}
+
+
+def _check_ours(path: Path) -> None:
+    """Refuses a folder that holds something else, and leaves no trace in it."""
+    names = {entry.name for entry in path.iterdir()}
+    strange = names - {LOCK, OWNER, files.aside(Path(OWNER)).name} - _parts()
+    if RECORD not in names and strange:
+        raise RecordError(
+            f"{path} holds {min(strange)!r} but no run ({RECORD} is missing): choose another name, "
+            f"or remove it"
+        )
+
+
+def _sweep(path: Path) -> None:
+    """Removes what a process that was killed had begun to write."""
+    for pattern in (".*.part", "weights/.*", "checkpoints/.*", "data/.*"):
+        for leftover in path.glob(pattern):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
 
 
 def _continue(path: Path, lock: FileLock, config: Config) -> Store:
@@ -160,11 +200,13 @@ def _continue(path: Path, lock: FileLock, config: Config) -> Store:
         changed = _changes(path, old, config)
         for name in ("data", "weights"):
             (path / name).mkdir(exist_ok=True)
+        with database.understanding("the environment"):
+            store.notes += _differences(dict(store.meta("environment")))
+        _sweep(path)
         with database.transaction():
-            database.execute("UPDATE trials SET state = 'pending' WHERE state = 'running'")
-        if store.meta("summary") is not None and any(key in MAY_GROW for key in changed):
+            database.execute(SETTLE)
+        if any(key in MAY_GROW for key in changed):
             store.extend()
-        store.notes += _differences(store.meta("environment"))
         if changed:
             store.note(config=config.model_dump())
             store.event("changed", ", ".join(changed))
@@ -178,7 +220,8 @@ def _continue(path: Path, lock: FileLock, config: Config) -> Store:
 
 def _recorded_config(database: Database) -> Config:
     for row in database.rows("meta", key="config"):
-        return configs.restore(json.loads(row["value"]))
+        with database.understanding("the config"):
+            return configs.restore(json.loads(row["value"]))
     raise RecordError(f"{database.path} is damaged: the config is missing")
 
 

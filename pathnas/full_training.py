@@ -12,27 +12,23 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 import pathnas
-from pathnas import best, evaluators, files, networks, training
+from pathnas import best, evaluators, files, interrupts, networks, training
 from pathnas import tree as trees
 from pathnas.console import Console
 from pathnas.data import Source
-from pathnas.interrupts import Interrupts
 from pathnas.plan import Plan
 from pathnas.train_job import Job, evaluation_batches
 from pathnas.train_settings import config_of
 from pathnas.trainer import Trainer
 
 
-def run(
-    job: Job, test: Source | None, *, console: Console, interrupts: Interrupts
-) -> dict[str, Any]:
+def run(job: Job, test: Source | None, *, console: Console) -> dict[str, Any]:
     """Trains from the newest checkpoint to the end, tests once, and writes the result.
 
     Args:
         job: the training.
         test: the test images, in the first process.
         console: for lines and the bar; quiet in all processes but the first.
-        interrupts: which wait while something is written.
 
     Returns:
         What stands in ``result.json``.
@@ -48,7 +44,7 @@ def run(
     devices = [job.group.device] if job.group.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
-        trainer = Trainer(job, console, interrupts)
+        trainer = Trainer(job, console)
         trainer.resume()
         writer = None
         if job.group.first:

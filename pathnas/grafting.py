@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from pathnas.cell import Cell
-from pathnas.ops import Activation, CellSpec, Conv, ConvUnit
-from pathnas.places import Place, candidates, check_calls, convolutions, unwrapped
+from pathnas.ops import ConvUnit
+from pathnas.places import Place, candidates, check_calls, convolutions
+from pathnas.specs import Activation, CellSpec, Conv
 from pathnas.tracing import Surround
+from pathnas.wrappers import unwrapped
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 """A module's name, a glob (``*`` matches dots too), several of these, or a predicate."""

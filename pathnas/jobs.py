@@ -105,7 +105,8 @@ class Jobs:
         for name in jobs:
             kept = self.store.trained(name, prints[name], outputs[name])
             if kept is not None:
-                results[name] = Result(kept["value"], None, kept["seconds"])
+                with self.store.database.understanding(f"the training {name}"):
+                    results[name] = Result(kept["value"], None, float(kept["seconds"]))
         self.console.notes(self.store.notes)
         todo = [name for name in jobs if name not in results]
         with self.console.progress(title, len(todo)):
@@ -131,7 +132,8 @@ class Jobs:
         finished = []
         for name, result in self.all(evaluators.train, named, title).items():
             job, value = named[name], result.value
-            trained = Trained(**value) if isinstance(value, dict) else value
+            with self.store.database.understanding(f"the training {name}"):
+                trained = Trained(**value) if isinstance(value, dict) else value
             macs = networks.macs(evaluators.sketch(job), job.setting.image_shape)
             finished.append(Finished(job, macs, trained, result.failure))
             if trained is not None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from pathnas.channels import CONVS, TRANSPOSED, Channels, rewire, wider
 from pathnas.clones import clone
 from pathnas.flow import Flow, Layout
 from pathnas.graphs import Example
+from pathnas.ops import BatchNorm
 from pathnas.transforms import EXACT, Birth
+from pathnas.wrappers import unwrapped
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -61,9 +63,14 @@ class Widen:
             ValueError: if there is no such layer, the width is not larger, or the channels reach a
                 step that cannot be made wider; the message names it.
         """
+        grown = clone(unwrapped(network))
+        self.apply(grown, birth, example)
+        return grown
+
+    def apply(self, grown: nn.Module, birth: Birth, example: Example | None) -> None:
+        """Does what :meth:`grow` does to a network in place; what fails may leave it half done."""
         if example is None:
             raise ValueError(f"expected example inputs to follow the channels, got none for {self}")
-        grown = clone(network)
         deepening.layer_at(grown, self.layer)
         flow = flow_rules.follow(grown, example)
         if self.layer not in flow.outputs:
@@ -79,7 +86,6 @@ class Widen:
             for name, (outputs, _) in found.items():
                 if outputs is not None:
                     _shake(grown.get_submodule(name), outputs, birth, generator)
-        return grown
 
     def is_exact(self, birth: Birth = EXACT) -> bool:
         """Tells whether the output does not change on any input, by law."""
@@ -155,7 +161,18 @@ class Deepen:
         Raises:
             ValueError: if there is no such layer, or nothing can be inserted after it.
         """
-        grown = clone(network)
+        grown = clone(unwrapped(network))
+        norm = self.apply(grown, birth, example)
+        if norm is not None:
+            deepening.calibrate(grown, norm, example)
+        return grown
+
+    def apply(self, grown: nn.Module, birth: Birth, example: Example | None) -> BatchNorm | None:
+        """Does what :meth:`grow` does to a network in place, and returns the norm, if it has one.
+
+        The norm is fresh, and nothing is an identity before it is calibrated
+        (:func:`pathnas.deepening.calibrate`, or :func:`pathnas.ops.undo_norm` of known moments).
+        """
         place = deepening.find(grown, self.layer, example)
         if self.activation and place.ends and place.activation is None:
             raise ValueError(
@@ -165,7 +182,7 @@ class Deepen:
             raise ValueError(
                 f"cannot deepen {self.layer!r} with a norm: its output has {place.rank} dimensions"
             )
-        made = deepening.insert(
+        return deepening.insert(
             grown,
             place,
             activation=self.activation,
@@ -173,9 +190,6 @@ class Deepen:
             kernel=self.kernel,
             birth=birth.mode,
         )
-        if made is not None:
-            deepening.calibrate(grown, made, example)
-        return grown
 
     def is_exact(self, birth: Birth = EXACT) -> bool:
         """Tells whether the output does not change on any input in eval mode, by law."""
@@ -183,7 +197,6 @@ class Deepen:
 
 
 LayerTransform = Widen | Deepen
-KINDS: dict[str, type[LayerTransform]] = {"widen": Widen, "deepen": Deepen}
 
 
 def grow(
@@ -198,31 +211,10 @@ def grow(
     Raises:
         ValueError: if one does not fit; the network stays as it was.
     """
-    grown = network if done else clone(network)
+    grown = network if done else clone(unwrapped(network))
     for transform in done:
         grown = transform.grow(grown, birth, example=example)
     return grown
-
-
-def to_dict(transform: LayerTransform) -> dict[str, Any]:
-    """Returns the transform as a dictionary that JSON can hold."""
-    return {"kind": type(transform).__name__.lower(), **asdict(transform)}
-
-
-def from_dict(data: dict[str, Any]) -> LayerTransform:
-    """Returns the transform that :func:`to_dict` wrote.
-
-    Raises:
-        ValueError: if the data is none.
-    """
-    fields = dict(data)
-    kind = fields.pop("kind", None)
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {sorted(KINDS)}, got {kind!r}")
-    try:
-        return KINDS[kind](**fields)
-    except TypeError as error:
-        raise ValueError(f"not the fields of a {kind} transform: {data} ({error})") from None
 
 
 @torch.no_grad()

@@ -75,7 +75,13 @@ class Ledger:
         Raises:
             RecordError: if a row is damaged and nothing can stand in for it.
         """
+        with self.database.understanding(f"the {self.search}"):
+            return self._resume(learner, generator)
+
+    def _resume(self, learner: Learner, generator: torch.Generator) -> Resumed:
         database, name = self.database, self.search
+        for table in ("episodes", "trials", "updates"):
+            self._check_whole(table)
         updates = list(database.rows("updates", "number", search=name))
         lost = self._restore(learner, len(updates))
         updates = updates[: len(updates) - lost]
@@ -86,7 +92,8 @@ class Ledger:
         pending = {c.key for proposal in waiting for c in proposal.fresh}
         ended = {key: known[key].outcome for key in pending if key in known}
         record = Record({key: trial for key, trial in known.items() if key not in pending})
-        for row in database.rows("generators", search=name):
+        if self._count("episodes"):
+            [row] = database.rows("generators", search=name)
             generator.set_state(torch.frombuffer(bytearray(row["state"]), dtype=torch.uint8))
         progress = Progress(
             record,
@@ -98,7 +105,17 @@ class Ledger:
         done = [_update(row, record, new) for row in updates]
         for update in done:
             progress.learned(update)
-        return Resumed(progress, done, [row["seconds"] for row in updates], ended, lost)
+        return Resumed(progress, done, [float(row["seconds"]) for row in updates], ended, lost)
+
+    def _check_whole(self, table: str) -> None:
+        """Raises if a row has been lost from between the others: they are numbered from 0."""
+        last = self.database.number(
+            f"SELECT coalesce(max(number), -1) FROM {table} WHERE search = ?", self.search
+        )
+        if last + 1 != self._count(table):
+            raise RecordError(
+                f"{self.database.path} is damaged: {table} of the {self.search} are missing"
+            )
 
     def trials(self) -> list[Trial]:
         """Returns the trials that have ended, in order of proposal.
@@ -106,6 +123,10 @@ class Ledger:
         Raises:
             RecordError: if a row is damaged.
         """
+        with self.database.understanding(f"the {self.search}"):
+            return self._trials()
+
+    def _trials(self) -> list[Trial]:
         outcomes = {
             row["number"]: row for row in self.database.rows("outcomes", search=self.search)
         }
@@ -122,15 +143,16 @@ class Ledger:
         return self.database.rows("episodes", "number", search=self.search)
 
     def _count(self, table: str) -> int:
-        query = f"SELECT count(*) FROM {table} WHERE search = ?"
-        return int(self.database.connection.execute(query, (self.search,)).fetchone()[0])
+        return int(
+            self.database.number(f"SELECT count(*) FROM {table} WHERE search = ?", self.search)
+        )
 
     def _restore(self, learner: Learner, updates: int) -> int:
         """Loads the newest sound state of the learner; returns how many updates are lost."""
         for lost in range(min(updates, KEPT_LEARNERS)):
             state = self._state(updates - lost - 1)
             if state is not None:
-                learner.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+                learner.load_state_dict(state)
                 return lost
         if updates > KEPT_LEARNERS:
             raise RecordError(
@@ -139,22 +161,29 @@ class Ledger:
             )
         return updates  # the search has hardly begun: it learns again from its first update
 
-    def _state(self, number: int) -> bytes | None:
+    def _state(self, number: int) -> dict[str, Any] | None:
         """Returns the learner after an update as it was saved, or None if that is damaged."""
         try:
             [row] = self.database.rows("learners", search=self.search, number=number)
             state = self._file(number).read_bytes()
         except (RecordError, ValueError, OSError):
             return None
-        return state if hashlib.sha256(state).hexdigest() == row["sha256"] else None
+        if hashlib.sha256(state).hexdigest() != row["sha256"]:
+            return None
+        try:
+            loaded: dict[str, Any] = torch.load(io.BytesIO(state), weights_only=True)
+        except Exception:  # torch raises what it likes; a pickle that would run code ends here too
+            return None
+        return loaded
 
     def _file(self, number: int) -> Path:
         return self.database.path.parent / "checkpoints" / f"{self.search}-{number}.pt"
 
     def _waiting(self, learned: set[int]) -> list[Proposal]:
-        fresh = defaultdict(list)
-        for row in self.database.rows("trials", "number", search=self.search):
-            fresh[row["key"]].append((row["number"], Candidate(trees.from_json(row["tree"]))))
+        fresh = {
+            row["key"]: (row["number"], Candidate(trees.from_json(row["tree"])))
+            for row in self.database.rows("trials", "number", search=self.search)
+        }
         batches: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in self._episodes():
             if row["number"] not in learned:
@@ -162,7 +191,7 @@ class Ledger:
         found = []
         for rows in batches.values():
             episodes = [replay(json.loads(row["actions"]), self.limits) for row in rows]
-            new = [(n, c) for row in rows if row["fresh"] for n, c in fresh[row["key"]]]
+            new = [fresh[row["key"]] for row in rows if row["fresh"]]
             first = new[0][0] if new else 0
             proposal = Proposal(
                 rows[0]["number"], rows[0]["proposed"], episodes, first, [c for _, c in new]
@@ -265,10 +294,11 @@ class Ledger:
             for proposal in proposals:
                 first, last = proposal.trial, proposal.trial + len(proposal.fresh) - 1
                 for statement in (
-                    "UPDATE trials SET state = 'pending' WHERE search = ? "
-                    "AND number BETWEEN ? AND ?",
-                    "DELETE FROM outcomes WHERE search = ? AND number BETWEEN ? AND ? "
+                    "DELETE FROM outcomes WHERE search = ?1 AND number BETWEEN ?2 AND ?3 "
                     "AND status <> 'ok'",
+                    "UPDATE trials SET state = 'pending' WHERE search = ?1 "
+                    "AND number BETWEEN ?2 AND ?3 AND number NOT IN "
+                    "(SELECT number FROM outcomes WHERE search = ?1)",
                 ):
                     self.database.execute(statement, self.search, first, last)
 
@@ -285,7 +315,7 @@ class Ledger:
             f"SELECT total(json_extract(outcome, '$.{name}')) FROM outcomes "
             "WHERE search = ? AND copied = 0"
         )
-        return float(self.database.connection.execute(query, (self.search,)).fetchone()[0])
+        return self.database.number(query, self.search)
 
     def learned(self, update: Update, learner: Learner, seconds: float) -> None:
         """Commits an update together with the state of the learner after it.
@@ -322,7 +352,8 @@ class Ledger:
                 update.number - KEPT_LEARNERS,
             )
         for old in self._file(0).parent.glob(f"{self.search}-*.pt"):
-            if int(old.stem.rpartition("-")[2]) <= update.number - KEPT_LEARNERS:
+            number = old.stem.rpartition("-")[2]
+            if number.isdecimal() and int(number) <= update.number - KEPT_LEARNERS:
                 old.unlink()
 
 

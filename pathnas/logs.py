@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pathnas import transforms as values
-from pathnas.transforms import Birth, Transform
+from pathnas import steps as values
+from pathnas.layers import Deepen, Widen
+from pathnas.steps import Step
+from pathnas.transforms import Birth
 
 
 class Statistic(NamedTuple):
@@ -21,27 +23,38 @@ class Statistic(NamedTuple):
     values: tuple[float, ...]
 
 
+class Shape(NamedTuple):
+    """Of the images that a network was followed with: dtype and sizes, `[B, C, H, W]`."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Entry:
     """What one call of :func:`pathnas.growth.transform` did.
 
     Attributes:
-        transforms: in order; each is done to all the cells before the next.
-        cells: names of the cells that they were done to.
+        transforms: in order; a path-level one is done to all the cells before the next.
+        cells: names of the cells that the path-level ones were done to.
         birth: without its generator.
         seed: of the noise and of whatever else is random.
-        statistics: moments that the new operations were born with.
+        statistics: moments that the new operations of cells were born with.
+        norms: mean and variance that each norm of a :class:`pathnas.layers.Deepen` was born with.
+        example: for layer-level transforms, which follow the network's channels; or None.
         before: fingerprint of the model that was handed in.
         after: fingerprint of the model that came out.
     """
 
-    transforms: tuple[Transform, ...]
+    transforms: tuple[Step, ...]
     cells: tuple[str, ...]
     birth: Birth
     seed: int
     statistics: tuple[Statistic, ...]
     before: str
     after: str
+    norms: tuple[Statistic, ...] = ()
+    example: Shape | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the entry as a dictionary that JSON can hold, without loss."""
@@ -52,7 +65,9 @@ class Entry:
             "cells": list(self.cells),
             "birth": birth,
             "seed": self.seed,
-            "statistics": [[one.name, one.dtype, list(one.values)] for one in self.statistics],
+            "statistics": _listed(self.statistics),
+            "norms": _listed(self.norms),
+            "example": None if self.example is None else list(self.example),
             "before": self.before,
             "after": self.after,
         }
@@ -73,6 +88,8 @@ class Entry:
                 statistics=tuple(_statistic(*item) for item in data["statistics"]),
                 before=str(data["before"]),
                 after=str(data["after"]),
+                norms=tuple(_statistic(*item) for item in data["norms"]),
+                example=None if data["example"] is None else _shape(*data["example"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an entry of a log: {data!r:.200} ({error!r})") from None
@@ -100,10 +117,10 @@ class Log:
         return Log(self.entries + other.entries)
 
     def __str__(self) -> str:
-        return "\n".join(f"{t} on {', '.join(e.cells)}" for e in self for t in e.transforms)
+        return "\n".join(_line(step, entry) for entry in self for step in entry.transforms)
 
     @property
-    def transforms(self) -> tuple[Transform, ...]:
+    def transforms(self) -> tuple[Step, ...]:
         """The transforms of all entries."""
         return tuple(transform for entry in self.entries for transform in entry.transforms)
 
@@ -124,7 +141,24 @@ class Log:
         return Log(tuple(Entry.from_dict(item) for item in data["entries"]))
 
 
+def _line(step: Step, entry: Entry) -> str:
+    return str(step) if isinstance(step, Widen | Deepen) else f"{step} on {', '.join(entry.cells)}"
+
+
+def _listed(statistics: tuple[Statistic, ...]) -> list[list[Any]]:
+    return [[one.name, one.dtype, list(one.values)] for one in statistics]
+
+
 def _statistic(name: str, dtype: str, numbers: list[float]) -> Statistic:
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"statistic {name}: expected a dtype of torch, got {dtype!r:.40}")
+    _check_dtype(f"statistic {name}", dtype)
     return Statistic(name, dtype, tuple(map(float, numbers)))
+
+
+def _shape(dtype: str, sizes: list[int]) -> Shape:
+    _check_dtype("example", dtype)
+    return Shape(dtype, tuple(map(int, sizes)))
+
+
+def _check_dtype(where: str, dtype: str) -> None:
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"{where}: expected a dtype of torch, got {dtype!r:.40}")

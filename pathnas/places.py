@@ -14,9 +14,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from pathnas.cell import Cell
-from pathnas.ops import Conv
 from pathnas.probing import mode
+from pathnas.specs import Conv
 from pathnas.tracing import Surround, Trace, Unproven, has_hooks, traces
+from pathnas.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -55,30 +56,12 @@ class Place:
         return f"{self.name}: {', '.join([channels, *words])}{''.join(absorbs)}"
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Returns what DataParallel, DistributedDataParallel or torch.compile stand around.
-
-    Raises:
-        ValueError: if it is no module, or one that cannot be changed any more.
-    """
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        elif isinstance(model, torch.jit.ScriptModule):
-            raise ValueError("expected a model in Python, got a ScriptModule: graft its source")
-        elif isinstance(model, nn.Module):
-            return model
-        else:
-            raise ValueError(f"expected a torch module, got {type(model).__name__}")
-
-
 def candidates(model: nn.Module, *, inputs: Tensor | None = None) -> list[Place]:
     """Lists every convolution of a model that is not in a cell yet, in the model's order.
 
     Args:
-        model: any; it stays as it is. Names are those below its wrappers (:func:`unwrapped`).
+        model: any; it stays as it is. Names are those below its wrappers (see
+            :func:`pathnas.wrappers.unwrapped`).
         inputs: `[B, C, H, W]`; given, one pass in eval mode counts how often each convolution is
             called. Without, torch.fx does, where it can trace the model.
 
@@ -86,7 +69,7 @@ def candidates(model: nn.Module, *, inputs: Tensor | None = None) -> list[Place]
         A place for each name; a convolution under two names has two.
 
     Raises:
-        ValueError: if there is no model, see :func:`unwrapped`.
+        ValueError: if there is no model, see :func:`pathnas.wrappers.unwrapped`.
     """
     model = unwrapped(model)
     found = traces(model, LEAVES)

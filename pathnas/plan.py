@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pathnas import data, datasets, evaluators, networks
+from pathnas import data, datasets, evaluators, networks, weight_files
 from pathnas.config import Config, Recipe
 from pathnas.data import Splits
 from pathnas.decisions import Limits
@@ -55,8 +55,9 @@ class Plan:
             **config.base.arguments(),
         }
         if config.base.weights is not None:
+            _check_optimizer(config, Path(config.base.weights))
             with torch.random.fork_rng(devices=[]):
-                evaluators.load_weights(networks.build(**network), Path(config.base.weights))
+                weight_files.load_weights(networks.build(**network), Path(config.base.weights))
         sketch = networks.sketch(**network)
         networks.check(sketch, splits.image_shape, splits.classes)
         base_macs = networks.macs(sketch, splits.image_shape)
@@ -95,6 +96,8 @@ class Plan:
     def prepare_set(source: data.Source, folder: Path) -> None:
         """Writes a set of images, unless it is there; what is damaged is replaced."""
         if not data.is_saved(source, folder):
+            if folder.is_symlink() or folder.is_file():
+                folder.unlink()
             shutil.rmtree(folder, ignore_errors=True)
             data.save(source, folder)
 
@@ -109,6 +112,7 @@ class Plan:
             seed_of(self.config.seed, "base"),
             weights=None if weights is None else Path(weights),
             save=save,
+            inherit_optimizer=weights is not None and self.config.search.trial.inherit_optimizer,
         )
 
     def inherit(self, base: Training) -> Training:
@@ -122,6 +126,8 @@ class Plan:
             birth=trial.birth,
             gate_fraction=trial.gate_fraction,
             noise=trial.noise,
+            distill=trial.distill,
+            inherit_optimizer=trial.inherit_optimizer,
         )
 
     def evaluator(self, base: Training) -> InheritAndTrain:
@@ -137,4 +143,13 @@ class Plan:
             settings.cost_weight,
             settings.cost_target * self.base_macs,
             settings.failure,
+        )
+
+
+def _check_optimizer(config: Config, weights: Path) -> None:
+    path = weight_files.optimizer_file(weights)
+    if config.search.trial.inherit_optimizer and not path.is_file():
+        raise ValueError(
+            f"search.trial.inherit_optimizer: expected the optimizer's state beside base.weights, "
+            f"got no file {path}"
         )

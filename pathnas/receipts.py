@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathnas import transforms as values
+from pathnas import steps as values
 from pathnas.probing import counted
-from pathnas.transforms import EXACT, Birth, Transform, is_exact
+from pathnas.steps import Step
+from pathnas.transforms import EXACT, Birth
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Relative changes of the output that count as rounding."""
@@ -61,7 +62,7 @@ class Receipt:
 
     Attributes:
         transforms: in order.
-        cells: names of the cells that they were done to.
+        cells: names of the cells that the path-level ones were done to.
         exact: whether the transforms promise no change on any input, by law.
         change: as measured; None without images.
         parameters: before and after.
@@ -69,7 +70,7 @@ class Receipt:
         steps: of a sequence: one receipt for each transform.
     """
 
-    transforms: tuple[Transform, ...]
+    transforms: tuple[Step, ...]
     cells: tuple[str, ...]
     exact: bool
     change: Change | None
@@ -158,12 +159,18 @@ def look(module: nn.Module, images: Tensor | None) -> Look:
         images: `[B, C, H, W]` on the module's device, or None.
 
     Raises:
-        ValueError: if the module returns something else than a tensor.
+        ValueError: if the module cannot take the images, or returns something else than a tensor.
     """
     parameters = sum(parameter.numel() for parameter in module.parameters())
     if images is None:
         return Look(parameters, None, None)
-    output, macs = counted(module, images)
+    try:
+        output, macs = counted(module, images)
+    except (RuntimeError, ValueError) as error:  # torch's own, of some layer
+        shape, line = tuple(images.shape), " ".join(str(error).split())
+        raise ValueError(
+            f"images: expected some that the module takes in eval mode, got {shape}: {line:.300}"
+        ) from error
     if not isinstance(output, Tensor):
         raise ValueError(
             f"expected a module that returns one tensor in eval mode, got "
@@ -175,7 +182,7 @@ def look(module: nn.Module, images: Tensor | None) -> Look:
 def compare(
     before: Look,
     after: Look,
-    transforms: Sequence[Transform],
+    transforms: Sequence[Step],
     birth: Birth = EXACT,
     cells: Sequence[str] = (),
 ) -> Receipt:
@@ -186,7 +193,7 @@ def compare(
         assert before.macs is not None and after.macs is not None
         macs = before.macs, after.macs
     sizes = before.parameters, after.parameters
-    law = is_exact(transforms, birth)
+    law = values.is_exact(transforms, birth)
     return Receipt(tuple(transforms), tuple(cells), law, change, sizes, macs)
 
 
@@ -194,7 +201,7 @@ def receipt(
     before: nn.Module,
     after: nn.Module,
     images: Tensor,
-    transforms: Sequence[Transform],
+    transforms: Sequence[Step],
     birth: Birth = EXACT,
 ) -> Receipt:
     """Measures in eval mode what growing did to the output on some images `[B, C, H, W]`.

@@ -9,7 +9,6 @@ import difflib
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +23,6 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_DAMAGED = 3
 EXIT_IN_USE = 4
-EXIT_INTERRUPTED = 128
-"""Plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,13 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(THREADS)
     import torch
 
+    from pathnas.interrupts import Interrupted, Interrupts
+
+    torch.set_num_threads(1)
+    try:
+        with Interrupts():
+            return _command(options)
+    except Interrupted as interrupted:
+        return _fail(interrupted.exit_code, "interrupted")
+
+
+def _command(options: argparse.Namespace) -> int:
     from pathnas import experiment, folder, plan
     from pathnas.config import ConfigError
     from pathnas.console import Console
     from pathnas.database import RecordError
 
-    torch.set_num_threads(1)
-    signals, console = Signals(), Console(quiet=options.quiet or options.json)
+    console = Console(quiet=options.quiet or options.json)
     try:
         config = _config(options)
         planned = plan.Plan.of(config)
@@ -72,10 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, ImportError) as error:
         return _fail(EXIT_USAGE, error)
     try:
-        with folder.open_run(config, new=options.new) as store, signals:
-            path = store.path
-            summary = experiment.run(planned, store, console)
-            _report(path)
+        with folder.open_run(config, new=options.new) as store:
+            try:
+                summary = experiment.run(planned, store, console)
+            except KeyboardInterrupt:
+                print(f"to continue: python -m pathnas.run --resume {store.path}", file=sys.stderr)
+                raise
+            with store.database.understanding("the summary"):
+                text = json.dumps(summary) if options.json else result(summary)
+            _report(store.path)
     except folder.FolderInUse as error:
         return _fail(EXIT_IN_USE, error)
     except RecordError as error:
@@ -84,10 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(EXIT_USAGE, error)
     except (RuntimeError, OSError, ValueError) as error:
         return _fail(EXIT_FAILED, f"the run failed: {error}")
-    except KeyboardInterrupt:
-        again = f"python -m pathnas.run --resume {path}"
-        return _fail(EXIT_INTERRUPTED + signals.first, f"interrupted; to continue: {again}")
-    print(json.dumps(summary) if options.json else result(summary))
+    print(text)
     return 0
 
 
@@ -145,35 +154,6 @@ def unknown_file(path: str) -> str:
     near = [file for stem in stems for file in known if known[file] == stem]
     hint = f"did you mean {' or '.join(near[:3])}?" if near else "give a YAML file"
     return f"{path}: no such file; {hint}"
-
-
-class Signals:
-    """Turns the first Ctrl-C or SIGTERM into a KeyboardInterrupt; a second one ends at once.
-
-    A context manager, which restores what was there before.
-
-    Attributes:
-        first: number of the signal that came first; 0: none.
-    """
-
-    def __init__(self) -> None:
-        self.first = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: object) -> None:
-        if self.first:
-            os._exit(EXIT_INTERRUPTED + number)
-        self.first = number
-        raise KeyboardInterrupt
 
 
 def result(summary: dict[str, Any]) -> str:

@@ -56,14 +56,17 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.database.close()
-        (self.path / OWNER).unlink(missing_ok=True)
-        self._lock.release()
+        try:
+            self.database.close()
+            (self.path / OWNER).unlink(missing_ok=True)
+        finally:
+            self._lock.release()
 
     def meta(self, key: str) -> Any:
         """Returns what was noted under a key, or None."""
         for row in self.database.rows("meta", key=key):
-            return json.loads(row["value"])
+            with self.database.understanding(f"the {key}"):
+                return json.loads(row["value"])
         return None
 
     def note(self, **values: Any) -> None:
@@ -89,12 +92,14 @@ class Store:
         for row in self.database.rows("trainings", name=name):
             if row["job"] != job:
                 return None
-            for path, digest in zip(outputs, json.loads(row["outputs"]), strict=True):
+            with self.database.understanding(f"the training {name}"):
+                digests = list(zip(outputs, json.loads(row["outputs"]), strict=True))
+                result: dict[str, Any] = dict(json.loads(row["result"]))
+            for path, digest in digests:
                 if not path.is_file() or files.digest(path) != digest:
                     state = "damaged" if path.is_file() else "missing"
                     self.notes.append(f"{path} is {state}: {name} is done again")
                     return None
-            result: dict[str, Any] = json.loads(row["result"])
             return result
         return None
 

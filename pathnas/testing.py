@@ -16,8 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pathnas import ops
 from pathnas.cell import Cell, cost, fits, set_gates, shares
-from pathnas.ops import CellSpec, Conv, Moments, Op, Primitive, Range
+from pathnas.ops import Op, Primitive
 from pathnas.probing import counted
+from pathnas.specs import Activation, CellSpec, Conv, Moments, Range
 from pathnas.transforms import Branch, Insert, Replace, Transform, grow
 
 TOLERANCES = ((torch.float64, 1e-10), (torch.float32, 1e-4))
@@ -105,7 +106,7 @@ class _Case:
 
 def _cases(name: str, op: Op) -> Iterator[_Case]:
     widths = [(1, 1), (2, 2), (5, 5), (6, 6)] + ([] if op.splits else [(6, 3), (3, 1)])
-    for activation in get_args(ops.Activation):
+    for activation in get_args(Activation):
         for groups in (1, 3, 6) if op.grouped else (1,):
             spec = CellSpec(Conv(6, 6), activation, groups=groups)
             for channels_in, channels_out in widths:

@@ -48,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_intermixed_args(arguments)
     os.environ.update(THREADS)
     try:
-        with Interrupts() as interrupts:
-            return _command(options, interrupts)
+        with Interrupts():
+            return _command(options)
     except Interrupted as interrupted:
         message = f"interrupted by {interrupted}; the same command goes on where it stood"
         return _end(message, interrupted.exit_code)
 
 
-def _command(options: argparse.Namespace, interrupts: Interrupts) -> int:
+def _command(options: argparse.Namespace) -> int:
     import torch
 
     from pathnas import evaluators, parallel, train_job, train_settings
@@ -72,10 +72,10 @@ def _command(options: argparse.Namespace, interrupts: Interrupts) -> int:
         return _end(error, EXIT_USAGE)
     with parallel.joined(device) as group:
         job = train_job.Job(settings, found.tree, TrainFolder(options.to), group)
-        return _train(job, interrupts, quiet=options.quiet or not group.first)
+        return _train(job, quiet=options.quiet or not group.first)
 
 
-def _train(job: Job, interrupts: Interrupts, *, quiet: bool) -> int:
+def _train(job: Job, *, quiet: bool) -> int:
     """Prepares in the first process, and trains in all."""
     from pathnas import full_training
     from pathnas.checkpoints import Damaged
@@ -88,7 +88,7 @@ def _train(job: Job, interrupts: Interrupts, *, quiet: bool) -> int:
             return 0 if code == _DONE else code
         try:
             console = Console(quiet=quiet)
-            found = full_training.run(job, test, console=console, interrupts=interrupts)
+            found = full_training.run(job, test, console=console)
         except Damaged as error:
             return _end(error, EXIT_DAMAGED)
         except (RuntimeError, FloatingPointError, OSError, ValueError) as error:

@@ -52,7 +52,10 @@ class Job:
         return self.folder.setting(str(self.group.device), self.loaders)
 
     def network(self, setting: Setting) -> nn.Module:
-        """Returns the network with fresh weights, on the CPU: the same in every process."""
+        """Returns the network with fresh weights, on the CPU: the same in every process.
+
+        A network of one's own has the weights that its function gives, those in cells aside.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.settings.seed, "weights"))
             return networks.build(
@@ -77,12 +80,13 @@ def checked_splits(job: Job) -> Splits:
     """
     settings, group = job.settings, job.group
     splits = datasets.load(seed=settings.split_seed, **settings.data.model_dump())
-    networks.sketch(
+    sketch = networks.sketch(
         channels=splits.image_shape[0],
         classes=splits.classes,
         tree=job.tree,
         **settings.network.model_dump(),
     )
+    networks.check(sketch, splits.image_shape, splits.classes)
     smallest = min(len(splits.train), settings.recipe.batch_size) // 2
     if smallest < group.size:
         raise ValueError(

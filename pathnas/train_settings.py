@@ -9,24 +9,59 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from pathnas import config as configs
 from pathnas import config_faults
 from pathnas import tree as trees
-from pathnas.config import BelowOne, Count, Data, Device, Modules, Recipe
+from pathnas.config import (
+    BelowOne,
+    Count,
+    Data,
+    Device,
+    Glob,
+    Modules,
+    Option,
+    Recipe,
+    is_function,
+    one_or_more,
+)
 from pathnas.config_networks import Model, Network
 from pathnas.recipes import RECIPES
 from pathnas.tree import Node
 from pathnas.treecells import TREES
-from pathnas.yaml_reader import Document, dotted, hint
+from pathnas.yaml_reader import Document, dotted, hint, shown
 
 FREE = {"device", "loaders", "checkpoint_epochs"}
 """Settings that may differ when a training is resumed."""
 
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+class Own(Model):
+    """A network of one's own with cells grafted in; the keys of a run's `base`."""
+
+    name: Literal["grafted"] = "grafted"
+    """this kind"""
+    model: Annotated[str, Field(max_length=256)]
+    """package.module:function that returns the network"""
+    cells: Annotated[tuple[Glob, ...], BeforeValidator(one_or_more)]
+    """names or globs of the convolutions that become cells"""
+    activation: Literal["pre", "post"] = "pre"
+    """whether batch norm and ReLU come before or after a convolution that is grown"""
+    absorb: bool = False
+    """move the batch norm and the ReLU beside each of these convolutions into its cell"""
+    options: dict[str, Option] = Field({})
+    """keyword arguments of the function, beside channels and classes if it names them"""
+
+    @field_validator("model")
+    @classmethod
+    def _path(cls, model: str) -> str:
+        if not is_function(model):
+            raise ValueError(f"expected package.module:function; got {shown(model)}")
+        return model
 
 
 class Settings(Model):
@@ -36,8 +71,8 @@ class Settings(Model):
     """modules of your own to import, which register the operations of the tree"""
     data: Data
     """the images, and how they are split"""
-    network: Annotated[Network, Field(discriminator="name")]
-    """architecture around the cells"""
+    network: Annotated[Network | Own, Field(discriminator="name")]
+    """architecture around the cells; grafted: a network of one's own"""
     recipe: Recipe
     """how it is trained"""
     seed: _Seed = 0
@@ -135,19 +170,15 @@ def load(
         whole = RECIPES[recipe].model_dump()
         _fill(document, {"recipe": whole}, f"recipe {recipe}")
     if found.config is not None:
-        if found.config.base.network is None and "network" not in document.value:
-            message = "base.model: a network of one's own, which is not trained here; give network"
-            raise configs.ConfigError([f"{found.path}: {message}"])
         _fill(document, _of_run(found.config), str(found.path))
     return config_faults.checked(document, Settings, path or Path("settings"))
 
 
 def _of_run(config: configs.Config) -> dict[str, Any]:
-    network = config.base.network
     return {
         "plugins": config.plugins,
         "data": config.data.model_dump(),
-        **({} if network is None else {"network": network.model_dump()}),
+        "network": config.base.arguments(),
         "recipe": config.final.training.model_dump(),
         "seed": config.seed,
         "split_seed": config.seed,
@@ -190,12 +221,15 @@ def _differ(old: Any, new: Any, at: tuple[str, ...]) -> list[str]:
 
 def config_of(settings: Settings) -> configs.Config:
     """Returns the config of a run with these settings, for a folder as a run's ``best``."""
+    network = settings.network
+    own = isinstance(network, Own)
+    base = network.model_dump(exclude={"name"}) if own else {"network": network, "options": {}}
     return configs.Config(
         name="trained",
         seed=settings.split_seed,
         device=settings.device,
         plugins=settings.plugins,
         data=settings.data,
-        base=configs.Base(network=settings.network, training=settings.recipe, options={}),
+        base=configs.Base(training=settings.recipe, **base),
         final=configs.Final(training=settings.recipe),
     )

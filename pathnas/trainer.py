@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from pathnas import checkpoints, evaluators, training
+from pathnas import checkpoints, evaluators, interrupts, training
 from pathnas.console import Console
-from pathnas.interrupts import Interrupts
 from pathnas.parallel import sync_norms
 from pathnas.train_job import EpochBatches, Job, evaluation_batches
 from pathnas.weight_average import WeightAverage
@@ -22,7 +21,6 @@ class Trainer:
     Args:
         job: the training.
         console: shows it.
-        interrupts: which wait while a checkpoint is written.
 
     Attributes:
         scored: the network that is validated, tested and kept: the average if there is one.
@@ -30,8 +28,8 @@ class Trainer:
         rows: one for each of them.
     """
 
-    def __init__(self, job: Job, console: Console, interrupts: Interrupts) -> None:
-        self.job, self.console, self.interrupts = job, console, interrupts
+    def __init__(self, job: Job, console: Console) -> None:
+        self.job, self.console = job, console
         setting, group = job.setting(), job.group
         network = job.network(setting).to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = sync_norms(network, group) if job.settings.sync_norm else network
@@ -118,7 +116,7 @@ class Trainer:
         self._show(row)
         last = self.job.settings.recipe.epochs
         if epoch.number % self.job.settings.checkpoint_epochs == 0 or epoch.number == last:
-            with self.interrupts.deferred():
+            with interrupts.deferred():
                 self._save(epoch)
 
     def _save(self, epoch: training.Epoch) -> None:

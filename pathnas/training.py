@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pathnas import cell, scheduled
-from pathnas.ops import Moments
 from pathnas.probing import mode
+from pathnas.specs import Moments
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -50,6 +50,10 @@ class Epoch:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From outputs `[B, classes]` and targets to one number."""
 
 
 def _alone(tensor: Tensor) -> Tensor:
@@ -96,6 +100,8 @@ def fit(
     gate_fraction: float = 0.1,
     drop_path: float = 0.0,
     drop_path_schedule: Literal["linear", "constant"] = "linear",
+    optimizer: torch.optim.Optimizer | None = None,
+    loss_of: Loss | None = None,
     hooks: Hooks = Hooks(),
 ) -> int:
     """Trains a network in place by SGD.
@@ -120,6 +126,10 @@ def fit(
         drop_path: how often a branch of an *add* node is dropped at most (paper, section 4.2), by
             draws from torch's global generator; see :func:`pathnas.drop_path.drop_paths`.
         drop_path_schedule: ``"linear"``: the rate rises from 0; ``"constant"``: it does not change.
+        optimizer: of the network's parameters, to go on with what it remembers; only the learning
+            rate of its first group is set. None: a new one by :func:`sgd`.
+        loss_of: the loss, of the outputs and what `batches` gives beside the images; None: cross
+            entropy.
         hooks: what is done beside.
 
     Returns:
@@ -128,77 +138,198 @@ def fit(
     Raises:
         FloatingPointError: if the loss of an epoch is not finite.
     """
-    device = next(network.parameters()).device
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=learning_rate,
-        momentum=momentum,
-        nesterov=nesterov and momentum > 0,
-        weight_decay=weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    loss_of = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-    steps, warmup = epochs * len(batches), warmup_epochs * len(batches)
-    done, images = _resumed(hooks.resume, optimizer, scaler)
+    steps = epochs * len(batches)
+    rates = _Rates(learning_rate, steps, warmup_epochs * len(batches), schedule == "cosine")
+    if optimizer is None:
+        optimizer = sgd(network, momentum, nesterov=nesterov, weight_decay=weight_decay)
+    loss_of = loss_of or nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    plan = _Plan(network, rates, gate_fraction, drop_path, drop_path_schedule == "linear")
+    learner = _Learner(network, optimizer, loss_of, precision, hooks)
+    return _epochs(learner, plan, batches, epochs)
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """The learning rate: up to its peak in the warmup, then constant, or down to 0 by a cosine."""
+
+    peak: float
+    steps: int
+    warmup: float
+    cosine: bool
+
+    def at(self, step: int) -> float:
+        if step < self.warmup:
+            return self.peak * (step + 1) / (self.warmup + 1)
+        if not self.cosine:
+            return self.peak
+        share = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class _Plan:
+    """What a network is told before each step, and when all are over."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        rates: _Rates,
+        gate_fraction: float,
+        drop_path: float,
+        rising: bool,
+    ) -> None:
+        self.network = network
+        self.rates = rates
+        self.gated_steps = gate_fraction * rates.steps
+        self.drop_path = drop_path
+        self.rising = rising
+        self.parts = scheduled.parts(network)
+
+    def begin(self, step: int) -> None:
+        cell.set_gates(self.network, max(0.0, 1 - step / self.gated_steps))
+        progress = step / self.rates.steps
+        for part in self.parts:
+            part.advance(progress)
+        if self.drop_path:
+            share = progress if self.rising else 1.0
+            cell.set_drop_path(self.network, self.drop_path * share)
+
+    def end(self) -> None:
+        cell.set_gates(self.network, 0.0)
+        cell.set_drop_path(self.network, 0.0)
+        for part in self.parts if self.rates.steps else ():
+            part.advance(1.0)
+
+
+class _Learner:
+    """Takes the steps of an optimizer."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_of: Loss,
+        precision: Precision,
+        hooks: Hooks,
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.loss_of = loss_of
+        self.precision = precision
+        self.hooks = hooks
+        self.device = next(network.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
+        self.parts = scheduled.parts(network)
+
+    def resume(self) -> tuple[int, int]:
+        """Goes on from a state, if there is one; returns its epoch and the images seen."""
+        state = self.hooks.resume
+        if state is None:
+            return 0, 0
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        return int(state["epoch"]), int(state["images"])
+
+    def step(self, x: Tensor, y: Tensor, learning_rate: float) -> Tensor:
+        """Takes a step; returns the loss before it, `[]`."""
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        with _autocast(self.device, self.precision):
+            loss = self.loss_of(self.network(x), y)
+        loss = loss + sum(part.penalty() for part in self.parts)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss * self.hooks.weight()).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.hooks.step_end is not None:
+            self.hooks.step_end()
+        return loss.detach()
+
+
+def _epochs(learner: _Learner, plan: _Plan, batches: Batches, epochs: int) -> int:
+    hooks = learner.hooks
+    done, images = learner.resume()
     step = done * len(batches)
-    parts = scheduled.parts(network)
-    network.train()
+    learner.network.train()
     for epoch in range(done + 1, epochs + 1):
-        total, seen, rate = torch.zeros((), device=device), 0, 0.0
+        total, seen = torch.zeros((), device=learner.device), 0
         for x, y in batches:
-            cell.set_gates(network, max(0.0, 1 - step / (gate_fraction * steps)))
-            progress = step / steps
-            for part in parts:
-                part.advance(progress)
-            if drop_path:
-                share = progress if drop_path_schedule == "linear" else 1.0
-                cell.set_drop_path(network, drop_path * share)
-            rate = _rate(learning_rate, step, steps, warmup, cosine=schedule == "cosine")
-            optimizer.param_groups[0]["lr"] = rate
-            with _autocast(device, precision):
-                loss = loss_of(network(x), y)
-            loss = loss + sum(part.penalty() for part in parts)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss * hooks.weight()).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            if hooks.step_end is not None:
-                hooks.step_end()
-            total += loss.detach() * len(y)
+            plan.begin(step)
+            total += learner.step(x, y, plan.rates.at(step)) * len(y)
             step, seen = step + 1, seen + len(y)
         sums = hooks.across(torch.tensor([float(total), seen], dtype=torch.float64))
         mean, images = float(sums[0] / sums[1]), images + int(sums[1])
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss became {mean} in epoch {epoch} of {epochs}")
         if hooks.epoch_end is not None:
-            hooks.epoch_end(Epoch(epoch, mean, rate, images, optimizer, scaler))
-    cell.set_gates(network, 0.0)
-    cell.set_drop_path(network, 0.0)
-    for part in parts if steps else ():
-        part.advance(1.0)
+            rate = plan.rates.at(step - 1)
+            hooks.epoch_end(Epoch(epoch, mean, rate, images, learner.optimizer, learner.scaler))
+    plan.end()
     return images
 
 
-def _resumed(
-    state: Mapping[str, Any] | None,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> tuple[int, int]:
-    """Brings optimizer and scaler to a state; returns its epoch and the images seen."""
-    if state is None:
-        return 0, 0
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    return int(state["epoch"]), int(state["images"])
+def sgd(
+    network: nn.Module, momentum: float = 0.9, *, nesterov: bool = True, weight_decay: float = 1e-4
+) -> torch.optim.SGD:
+    """Returns the optimizer of :func:`fit`, which sets its learning rate."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=0.0,
+        momentum=momentum,
+        nesterov=nesterov and momentum > 0,
+        weight_decay=weight_decay,
+        fused=next(network.parameters()).device.type in ("cpu", "cuda"),
+    )
 
 
-def _rate(peak: float, step: int, steps: int, warmup: float, *, cosine: bool) -> float:
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    if not cosine:
-        return peak
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+class _Taught:
+    """Batches whose labels give way to the logits of a teacher in eval mode, `[B, classes]`."""
+
+    def __init__(self, batches: Batches, teacher: nn.Module) -> None:
+        self.batches = batches
+        self.teacher = teacher
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, _ in self.batches:
+            with torch.no_grad(), mode(self.teacher, training=False):
+                logits = self.teacher(x)
+            yield x, logits
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    batches: Batches,
+    *,
+    epochs: int = 1,
+    learning_rate: float = 0.01,
+    **options: Any,
+) -> int:
+    """Brings a network's logits near a teacher's by training it briefly, in place.
+
+    The paper's remedy for what is born as no identity: pooling, or an activation that cuts its
+    input. The loss is the mean squared distance of the logits (Ba and Caruana, "Do deep nets really
+    need to be deep?", 2014; Kim et al., 2021, compare it with the divergence of softened
+    probabilities and find it better), since what is wanted is the teacher's function itself.
+
+    Args:
+        student: the grown network; left in train mode.
+        teacher: the network before the growth; it stays as it is, its mode included.
+        batches: of training images; their labels are not looked at.
+        epochs: passes.
+        learning_rate: at its highest.
+        options: others of :func:`fit`. What that does beside, such as letting gates fall, is done.
+
+    Returns:
+        The number of training images seen, repeats counted.
+
+    Raises:
+        FloatingPointError: if the loss of an epoch is not finite.
+    """
+    taught = _Taught(batches, teacher)
+    fitted = {"epochs": epochs, "learning_rate": learning_rate, **options}
+    return fit(student, taught, loss_of=nn.MSELoss(), **fitted)
 
 
 def _autocast(device: torch.device, precision: Precision) -> Any:

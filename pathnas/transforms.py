@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar, cast, get_args
+from dataclasses import dataclass
+from typing import TypeVar, cast, get_args
 
 import torch
 from torch import nn
@@ -30,8 +30,9 @@ from pathnas.cell import (
     same_borders,
 )
 from pathnas.clones import clone
-from pathnas.ops import Moments
+from pathnas.specs import Moments
 from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
+from pathnas.wrappers import unwrapped
 
 Network = TypeVar("Network", bound=nn.Module)
 Module = TypeVar("Module", bound=nn.Module)
@@ -82,6 +83,13 @@ class _Grows:
         """Returns a copy of a cell, or of a network, with this transform done to every cell."""
         return grow(network, [cast(Transform, self)], birth)
 
+    def is_exact(self, birth: Birth = EXACT) -> bool:
+        """Tells whether the output does not change on any input in eval mode, by law.
+
+        In train mode only on the batch of :func:`pathnas.training.calibrate`.
+        """
+        return True
+
 
 @dataclass(frozen=True)
 class Branch(_Grows):
@@ -121,6 +129,10 @@ class Branch(_Grows):
         splits = self.merge == "concat" and op != BASE_OP and ops.get(op).splits
         branched = Node(node.edges * self.n, self.merge, "split" if splits else "replicate")
         return trees.with_node(tree, self.path, branched)
+
+    def is_exact(self, birth: Birth = EXACT) -> bool:
+        """Tells whether the output does not change on any input in eval mode, by law."""
+        return self.merge == "concat" or not birth.noise
 
     def _apply(self, cell: Cell, tree: Node, grown: Node, birth: Birth) -> None:
         target = trees.node_at(grown, self.path)
@@ -195,6 +207,10 @@ class Replace(_Grows):
         ops.get(self.op)
         return trees.with_edge(tree, self.path, Edge(self.op, edge.child))
 
+    def is_exact(self, birth: Birth = EXACT) -> bool:
+        """Tells whether the output does not change on any input in eval mode, by law."""
+        return birth.mode == "gated" or ops.get(self.op).exact
+
     def _apply(self, cell: Cell, tree: Node, grown: Node, birth: Birth) -> None:
         cost(grown, cell.spec)  # raises where the width does not suit the operation
         if not same_borders(tree, grown, self.path[:-1], cell.spec):
@@ -212,28 +228,6 @@ class Replace(_Grows):
 
 
 Transform = Branch | Insert | Replace
-KINDS: dict[str, type[Transform]] = {"branch": Branch, "insert": Insert, "replace": Replace}
-
-
-def to_dict(transform: Transform) -> dict[str, Any]:
-    """Returns the transform as a dictionary that JSON can hold."""
-    return {"kind": type(transform).__name__.lower(), **asdict(transform)}
-
-
-def from_dict(data: dict[str, Any]) -> Transform:
-    """Returns the transform that :func:`to_dict` wrote.
-
-    Raises:
-        ValueError: if the data is none.
-    """
-    fields = dict(data)
-    kind = fields.pop("kind", None)
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {sorted(KINDS)}, got {kind!r}")
-    try:
-        return KINDS[kind](**{**fields, "path": tuple(fields["path"])})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not the fields of a {kind} transform: {data} ({error})") from None
 
 
 def _like(op: Module, cell: Cell) -> Module:
@@ -276,7 +270,7 @@ def grow(network: Network, transforms: Sequence[Transform], birth: Birth = EXACT
     Raises:
         ValueError: if there is no cell, or a transform does not fit; the message names the cell.
     """
-    grown = clone(network)
+    grown = clone(unwrapped(network))
     found = cells(grown)
     if not found:
         raise ValueError(f"expected a network with cells, got {type(network).__name__} without")
@@ -337,15 +331,3 @@ def _growth(node: Node, path: Path) -> Iterator[Transform]:
         if not edge.child.is_leaf:
             yield Insert((*path, index))
             yield from _growth(edge.child, (*path, index))
-
-
-def is_exact(transforms: Sequence[Transform], birth: Birth) -> bool:
-    """Tells whether the transforms leave the output unchanged on every input, by law.
-
-    In eval mode; in train mode only on the batch of :func:`pathnas.training.calibrate`.
-    """
-    if birth.noise and any(isinstance(t, Branch) and t.merge == "add" for t in transforms):
-        return False
-    if birth.mode == "gated":
-        return True
-    return all(ops.get(t.op).exact for t in transforms if isinstance(t, Replace))

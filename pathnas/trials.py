@@ -6,13 +6,14 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from pathnas import evaluators
 from pathnas.console import Console
 from pathnas.evaluators import InheritAndTrain, trial_seed
 from pathnas.executors import Executor, Result
 from pathnas.ledger import Ledger
-from pathnas.outcomes import Candidate, Outcome, Reward
+from pathnas.outcomes import Candidate, Outcome, Reward, Status
 from pathnas.search import Proposal
 
 Ended = tuple[int, Candidate, Outcome]
@@ -116,7 +117,30 @@ def outcome_of(result: Result, seed: int) -> Outcome:
     if not isinstance(outcome, Outcome):
         what = f"expected an outcome from the trial, got {type(outcome).__name__}"
         return Outcome("failed", seconds=result.seconds, seed=seed, error=what)
+    if fault := _fault(outcome):
+        return Outcome("failed", seconds=result.seconds, seed=seed, error=fault)
     if outcome.accuracy is not None and not math.isfinite(outcome.accuracy):
         what = f"the accuracy is {outcome.accuracy}"
         return replace(outcome, status="diverged", accuracy=None, error=what)
     return outcome
+
+
+def _fault(outcome: Outcome) -> str | None:
+    """Returns what in an outcome cannot be recorded, in words, or None."""
+    if outcome.status not in get_args(Status):
+        return f"expected a status out of {get_args(Status)}, got {outcome.status!r:.60}"
+    if outcome.status == "ok" and outcome.accuracy is None:
+        return "expected an accuracy from a trial that is ok, got None"
+    for name, kinds in KINDS.items():
+        value = getattr(outcome, name)
+        if type(value) not in kinds:
+            return f"expected {name} as {kinds[0].__name__}, got {value!r:.60}"
+    return None
+
+
+KINDS: Mapping[str, tuple[type, ...]] = {
+    **{"accuracy": (float, int, type(None)), "seconds": (float, int), "images": (int,)},
+    **dict.fromkeys(("macs", "parameters", "seed"), (int, type(None))),
+    **dict.fromkeys(("error", "traceback"), (str, type(None))),
+}
+"""Of the values of an outcome: those that JSON holds as they are."""

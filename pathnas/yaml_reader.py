@@ -37,6 +37,11 @@ for _word in (".inf", ".Inf", ".INF"):
 _WORDS |= dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan"))
 
 
+_UNSEEN = re.compile("[\x85\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Line breaks that editors do not show as such, and marks that turn the direction of writing: with
+them a text would be read otherwise than it is shown."""
+
+
 class YamlError(ValueError):
     """Text that cannot be read; ``line`` counts from 1, None where no line is to blame."""
 
@@ -70,7 +75,7 @@ class Document:
 
         The value follows the rules of the file. Mappings on the way are made where none is.
         """
-        name = f"override {shorten(repr(text))}"
+        name = f"override {shorten(ascii(text))}"
         key, equals, source = text.partition("=")
         keys = key.strip().split(".")
         if not equals or not all(re.fullmatch(r"\S+", part) for part in keys):
@@ -136,6 +141,9 @@ def parse(text: str) -> Document:
             (aliases, anchors, tags, more than 20 levels, 10,000 parts or 100 digits a number).
     """
     document = Document()
+    if unseen := _UNSEEN.search(text):
+        line = text.count("\n", 0, unseen.start()) + 1
+        raise YamlError(f"the character U+{ord(unseen[0]):04X} is not allowed", line)
     try:
         _Builder(yaml.parse(text, Loader=yaml.SafeLoader), document).build()
     except YamlError:
@@ -287,19 +295,20 @@ def dotted(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            name = part if re.fullmatch(r"[\w-]{1,60}", part) else shorten(repr(part))
+            plain = re.fullmatch(r"[\w-]{1,60}", part, re.ASCII)
+            name = part if plain else shorten(ascii(part))
             text += f".{name}" if text else name
     return text
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value as a message shows it: letters that only look like Latin ones are told apart."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"{shorten(repr(value))} (a string)"
+        return f"{shorten(ascii(value))} (a string)"
     if isinstance(value, (int, float)):
         return shorten(repr(value))
     return "a mapping" if isinstance(value, dict) else "a list"

@@ -5,6 +5,7 @@ Each job imports torch for itself, so that a coordinator which only names it sta
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import hashlib
@@ -126,6 +127,17 @@ def misbehave(kind):
 class Unreadable:
     def __reduce__(self):
         return fail, ("value",)
+
+
+def complain(kind):
+    """Writes to standard error, from Python and from below it, and perhaps dies."""
+    print("complaint of Python", file=sys.stderr, flush=True)
+    os.write(2, b"complaint from below\n" + b"x" * 10_000 + b"\nlast words\n")
+    if kind == "segfault":
+        ctypes.string_at(0)
+    if kind == "exit":
+        os._exit(3)
+    return kind
 
 
 def send(what):

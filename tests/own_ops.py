@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pathnas import ops
-from pathnas.ops import CellSpec, ConvUnit, Moments, Primitive, Range
+from pathnas.ops import ConvUnit, Primitive
+from pathnas.specs import CellSpec, Moments, Range
 
 
 def _parameters(i: int, o: int, spec: CellSpec) -> int:

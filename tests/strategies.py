@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pathnas import tree as trees
 from pathnas.cell import fits, same_borders
-from pathnas.ops import OPS, CellSpec, Conv
+from pathnas.ops import OPS
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform
 from pathnas.tree import BASE_TREE, Node
 

@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pathnas import board, drawing
 from pathnas.cell import Site
-from pathnas.ops import CellSpec, Conv
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.search import Record, Trial, Update
+from pathnas.specs import CellSpec, Conv
 from pathnas.tree import Edge, Node
 
 SITES = (Site(CellSpec(Conv(12, 12)), 64),)

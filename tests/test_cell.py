@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pathnas import cell as cells
 from pathnas import tree as trees
 from pathnas.cell import Cell, cost, edge_ranges, fits, node_widths, shares
-from pathnas.ops import CellSpec, Conv, Gate
+from pathnas.ops import Gate
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import grow
 from pathnas.tree import BASE_TREE, Edge, Node
 from tests.strategies import growths, images, specs

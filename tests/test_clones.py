@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pathnas import networks
 from pathnas.cell import Cell
 from pathnas.clones import clone
-from pathnas.ops import Moments
+from pathnas.specs import Moments
 from pathnas.transforms import grow
 from tests.strategies import growths, images, randomize, specs
 

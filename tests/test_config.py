@@ -68,6 +68,13 @@ BAD = [
      "epochs, batch_size, learning_rate, momentum, nesterov, weight_decay, schedule, "
      "warmup_epochs, label_smoothing, precision, drop_path, "
      "drop_path_schedule, augment"),
+    ("", "s\u0435ed: 1", "14: 's\\u0435ed': unknown key; did you mean 'seed'?"),
+    ("", "se\u200bed: 1", "14: 'se\\u200bed': unknown key; did you mean 'seed'?"),
+    ("", "seed: \uff11", "14: seed: expected an integer, got '\\uff11' (a string)"),
+    ("", "search: {trial: {birth: g\u0430ted}}", "14: search.trial.birth: expected one of 'gated', "
+     "'hard', got 'g\\u0430ted' (a string)"),
+    ("name: tiny", "name: /etc", "1: name: must be letters, digits, '_', '.' and '-', beginning "
+     "with a letter or a digit; got '/etc' (a string)"),
     ("", '"a b\\n": 1', "14: 'a b\\n': unknown key; known keys: name, seed, runs, device, "
      "plugins, data, base, search, final, workers"),
     ("", "plugins: my_ops", "14: plugins: expected a list, got 'my_ops' (a string)"),
@@ -105,7 +112,13 @@ BAD = [
      "14: search.trial.gate_fraction: must be > 0.0, got 0"),
     ("", "search: {trial: {momentum: 1}}", "14: search.trial.momentum: must be < 1.0, got 1"),
     ("", "search: {trial: {birth: soft}}",
-     "14: search.trial.birth: expected one of 'gated', 'hard', got 'soft' (a string)"),
+     "14: search.trial.birth: expected one of 'gated', 'hard', 'distilled', got 'soft' (a string)"),
+    ("", "search: {trial: {epochs: 2, birth: distilled, distill: {epochs: 2}}}",
+     "14: search.trial.distill: epochs must be below those of the training, 2"),
+    ("", "search: {trial: {epochs: 1, birth: distilled}}",
+     "14: search.trial.distill: epochs must be below those of the training, 1"),
+    ("", "search: {trial: {inherit_optimizer: 1}}",
+     "14: search.trial.inherit_optimizer: expected true or false, got 1"),
     ("", "search: {trial: {learning_rate: 1:30}}",
      "14: search.trial.learning_rate: expected a number, got '1:30' (a string)"),
     ("", "search: {trial: {learning_rate: true}}",
@@ -394,7 +407,7 @@ def _models(kind: Any) -> set[type[BaseModel]]:
 
 def test_every_setting_is_described_and_every_number_has_a_range():
     models = _models(Config)
-    assert len(models) == 16
+    assert len(models) == 17
     for model in models:
         schema = model.model_json_schema()
         for name, field in model.model_fields.items():
@@ -434,6 +447,8 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "Data.options": st.dictionaries(TEXT, OPTIONS, max_size=4),
     "Workers.devices": st.none() | st.lists(GPUS, min_size=1, max_size=4).map(tuple),
     "Workers.address": st.none() | st.sampled_from(["auto", "10.0.0.1:6379", "[::1]:6379"]),
+    "TrialRecipe.epochs": st.integers(5, 10_000),  # above those of the distillation
+    "Distill.epochs": st.integers(1, 4),
     "Search.ops": st.lists(TEXT.filter(bool), max_size=4, unique=True).map(
         lambda ops: (*(op for op in ops if op != "identity"), "identity")
     ),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pathnas import cell, costs
 from pathnas import tree as trees
 from pathnas.cell import Site
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from tests import strategies
 
 SITES = (Site(CellSpec(Conv(24, 24)), 64), Site(CellSpec(Conv(24, 24, stride=2)), 16))

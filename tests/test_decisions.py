@@ -12,7 +12,7 @@ from pathnas import cell, decisions, transforms
 from pathnas import tree as trees
 from pathnas.cell import Cell, Site
 from pathnas.decisions import Limits, Question, State
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pathnas.cell import Cell, CellNode, set_drop_path
 from pathnas.drop_path import drop_paths
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, grow
 from pathnas.treecells import TREES
 

@@ -9,10 +9,20 @@ import gymnasium
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from pathnas import data, datasets, evaluators, executors, networks
+from pathnas import (
+    data,
+    datasets,
+    evaluators,
+    executors,
+    networks,
+    optimizer_state,
+    training,
+    weight_files,
+)
 from pathnas import tree as trees
-from pathnas.config import Recipe, TrialRecipe
+from pathnas.config import Distill, Recipe, TrialRecipe
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Scoring, Setting, Training
 from pathnas.outcomes import Candidate
@@ -137,6 +147,89 @@ def test_the_papers_networks_are_inherited_and_trained(base: Training, name: str
     outcomes = [evaluator(Candidate(tree)) for _ in range(2)]
     assert outcomes[0].accuracy == outcomes[1].accuracy and outcomes[0].status == "ok"
     assert outcomes[0].macs == networks.macs(grown, base.setting.image_shape)
+
+
+@pytest.mark.parametrize("inherits", [False, True])
+def test_a_distilled_trial_is_the_same_wherever_it_is_made(
+    evaluator: InheritAndTrain, inherits: bool
+) -> None:
+    job = replace(
+        evaluator.base,
+        birth="distilled",
+        recipe=TrialRecipe(epochs=3, learning_rate=0.1),
+        distill=Distill(epochs=1, learning_rate=0.1),
+        inherit_optimizer=inherits,
+    )
+    candidates = [Candidate(TREE), Candidate(BASE_TREE)]
+    found = []
+    for kind in ("inline", "processes"):
+        with executors.executor(kind, 2) as executor:
+            results = dict(executor.run(replace(evaluator, base=job), candidates))
+        found.append([replace(results[index].value, seconds=0.0) for index in range(2)])
+    assert found[0] == found[1]
+    # The images of the distillation are among those of the trial, and the base tree needs none.
+    assert [outcome.images for outcome in found[0]] == [3 * 96, 3 * 96]
+
+
+def steps_of(job: Training) -> tuple[dict[str, Tensor], int]:
+    """The state after a training, and the images seen."""
+    network = evaluators.build(job)
+    _, images = evaluators.learn(job, network, evaluators.training_batches(job))
+    return network.state_dict(), images
+
+
+def test_a_distilled_birth_is_a_hard_one_distilled_and_then_trained(
+    evaluator: InheritAndTrain,
+) -> None:
+    job = replace(
+        evaluator.base,
+        tree=TREE,
+        birth="distilled",
+        recipe=TrialRecipe(epochs=2),
+        distill=Distill(epochs=2, learning_rate=0.02),
+    )
+    network = evaluators.build(replace(job, birth="hard"))
+    batches = evaluators.training_batches(job)
+    teacher = evaluators.base_of(job)
+    training.distill(network, teacher, batches, epochs=2, learning_rate=0.02)
+    state, images = steps_of(job)
+    assert images == 2 * 96
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(state[name], value)
+    hard, _ = steps_of(replace(job, birth="hard"))
+    assert not torch.allclose(hard["head.2.bias"], state["head.2.bias"])
+
+
+def test_a_trial_begins_with_the_momentum_that_the_base_network_ended_with(
+    base: Training, evaluator: InheritAndTrain
+) -> None:
+    job = replace(evaluator.base, tree=TREE, inherit_optimizer=True)
+    saved = load_file(weight_files.optimizer_file(base.save))
+    assert set(saved) == {
+        f"{name}.momentum_buffer" for name, _ in evaluators.base_of(job).named_parameters()
+    }
+    network = evaluators.build(job)
+    optimizer = training.sgd(network)
+    evaluators.inherit_optimizer(job, network, optimizer)
+    state = optimizer_state.read(optimizer, network)
+    name = "op.convs.0.weight.momentum_buffer"
+    expected = saved[f"blocks.0.root.edges.0.{name}"]
+    assert expected.any()
+    for edge in "01":
+        assert torch.equal(state[f"blocks.0.root.edges.{edge}.{name}"], expected)
+    assert not state[f"blocks.0.root.edges.0.child.edges.1.{name}"].any()
+    carried, _ = steps_of(job)
+    fresh, _ = steps_of(replace(job, inherit_optimizer=False))
+    assert not torch.allclose(carried["head.2.bias"], fresh["head.2.bias"])
+    assert steps_of(replace(job, weights=None))[1] == 96  # there is nothing to inherit
+
+
+def test_momentum_that_was_not_saved_is_missed_with_its_file(base: Training) -> None:
+    alone = base.setting.folder / "alone.safetensors"
+    alone.write_bytes(base.save.read_bytes())
+    job = replace(base, weights=alone, save=None, inherit_optimizer=True)
+    with pytest.raises(ValueError, match=r"alone\.optimizer\.safetensors: expected the optimizer"):
+        evaluators.train(job)
 
 
 def test_the_env_takes_it_as_its_evaluator(evaluator: InheritAndTrain) -> None:

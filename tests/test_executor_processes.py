@@ -46,6 +46,19 @@ def test_each_worker_has_a_device_of_its_own(devices, seen, monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
+def test_what_a_worker_said_before_it_died_is_kept_and_all_is_handed_on(processes, capsys):
+    kinds = ["live", "exit", "segfault"]
+    found = dict(zip(kinds, by_index(processes.run(jobs.complain, kinds)), strict=True))
+    assert found["live"].value == "live"
+    assert found["exit"].failure.traceback.endswith("x\nlast words\n")
+    assert len(found["exit"].failure.traceback) == 4096
+    assert found["segfault"].failure.reason.startswith("killed by SIGSEGV")
+    assert "last words" in found["segfault"].failure.traceback
+    assert "in complain" in found["segfault"].failure.traceback  # the place in Python
+    # Each of the two that died was tried three times.
+    assert capsys.readouterr().err.count("complaint from below") == 7
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

@@ -159,6 +159,39 @@ def test_a_saved_base_is_taken_and_the_picks_are_retrained(smoke: dict, tmp_path
     best.load(Path(summary["folder"]) / "best")
 
 
+DISTILLED = (
+    "search.trial.birth=distilled",
+    "search.trial.inherit_optimizer=true",
+    "search.trial.epochs=2",
+    "search.trials=3",
+    "search.control=false",
+    "final.top=1",
+)
+
+
+@pytest.mark.slow
+def test_distilled_births_and_inherited_momentum_repeat_wherever_trials_run(
+    smoke: dict, tmp_path: Path
+) -> None:
+    weights = f"base.weights={Path(smoke['folder']) / 'weights' / 'base.safetensors'}"
+    inline = run(tmp_path, weights, *DISTILLED, "workers.kind=inline")
+    assert timeless(inline) == timeless(run(tmp_path, weights, *DISTILLED))
+    # Distillation is part of the epochs, so that all births see as many images.
+    assert inline["networks"]["best"]["images"] == inline["networks"]["base_longer"]["images"]
+    searched = inline["searches"]["search"]
+    assert inline["images"]["search"] == 2 * 256 * searched["distinct_trees"]
+
+
+def test_momentum_that_a_saved_base_lacks_is_missed_before_anything_is_made(
+    smoke: dict, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((Path(smoke["folder"]) / "weights" / "base.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"inherit_optimizer: .*alone\.optimizer\.safetensors"):
+        run(tmp_path / "runs", f"base.weights={alone}", *DISTILLED)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_test_set_is_not_there_before_every_choice_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

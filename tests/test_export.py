@@ -17,14 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pathnas import best, config, evaluators, export, networks
+from pathnas import best, config, export, networks, weight_files
 from pathnas import tree as trees
 from pathnas.cell import Cell, set_gates
 from pathnas.data import Normalization
 from pathnas.evaluators import Setting, Training
 from pathnas.export import __main__ as command
 from pathnas.export import folder, parity, source
-from pathnas.ops import CellSpec, Conv, Gate
+from pathnas.ops import Gate
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Insert, Replace, grow
 from pathnas.tree import Edge, Node
 from tests.strategies import growths, images, randomize, relative_change, specs
@@ -346,7 +347,7 @@ def best_folder(run: Path) -> Path:
     randomize(network, 0)
     weights = run / "weights" / "best.safetensors"
     weights.parent.mkdir(parents=True)
-    evaluators.save_weights(network, weights)
+    weight_files.save_weights(network, weights)
     setting = Setting(run / "data", Normalization((100.0,), (50.0,)), (1, 8, 8), 4)
     job = Training(setting, options, chosen.final.training, 0, TREE, save=weights)
     best.save(run / "best", job, settings=chosen, validation=0.75, test=0.5)

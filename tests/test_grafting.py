@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import pathnas
-from pathnas import training
+from pathnas import export, growth, training
 from pathnas.cell import Cell, cells, set_gates
-from pathnas.ops import Conv
+from pathnas.specs import Conv
 from pathnas.transforms import Branch, Insert, Replace, grow
 from pathnas.tree import BASE_TREE
 from tests.strategies import convs, growths, images, random_growth, randomize, relative_change
@@ -188,6 +188,37 @@ def test_a_grafted_model_computes_the_same_bits_and_grows_in_its_law(name: str) 
     randomize(again, 5)
     again.load_state_dict(model.state_dict())
     assert torch.equal(again.eval()(x), expected)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
+)
+def test_a_model_goes_from_graft_to_plain_modules_with_proof(name: str) -> None:
+    _, selection, size = MODELS[name]
+    grafted = pathnas.graft(torchvision_model(name), selection)
+    before = growth.fingerprint(grafted)
+    x = images(3, 2, torch.float32, size=size)[:3]
+    seen = {"images": x} if name == "inception_v3" else {"calibrate": x}  # trains on 299 x 299
+    grown, receipt = pathnas.transform(grafted, CHAIN, **seen)  # type: ignore[arg-type]
+    assert growth.fingerprint(grafted) == before
+    assert receipt.exact and receipt.change is not None and receipt.change.exact
+    assert receipt.change.top1 == 0 and receipt.parameters[1] > receipt.parameters[0]
+    assert receipt.macs is not None and receipt.macs[1] > receipt.macs[0]
+    again = pathnas.replay(grafted, growth.log(grown))
+    assert growth.fingerprint(again) == growth.fingerprint(grown)
+    plain = export.plain(grown)
+    assert not any(type(m).__module__.startswith("pathnas") for m in plain.modules())
+    with torch.no_grad():
+        assert relative_change(grown(x), plain.eval()(x)) <= 1e-5
+
+
+CHAIN = [
+    Branch((), "add", 2),
+    Insert((0,)),
+    Replace((0, 0), "sep_conv5x5"),
+    Insert((1,)),
+    Replace((1, 0), "max_pool3x3"),
+]
 
 
 def test_a_calibrated_resnet_keeps_its_output_in_train_mode_too() -> None:

@@ -17,9 +17,12 @@ from pathnas import cell as cells
 from pathnas import growth, networks, ops, receipts, training
 from pathnas.cell import Cell
 from pathnas.growth import fingerprint, replay, transform
+from pathnas.layers import Deepen, Widen
 from pathnas.logs import Log
-from pathnas.ops import CellSpec, Conv, Gate
+from pathnas.ops import Gate
 from pathnas.receipts import Receipt
+from pathnas.specs import CellSpec, Conv
+from pathnas.steps import Step
 from pathnas.transforms import Birth, Branch, Insert, Replace, Transform, grow
 from tests.strategies import growths, images, randomize, relative_change, specs
 from tests.test_clones import storages
@@ -295,12 +298,19 @@ BIRTH_WITH_GENERATOR = Birth(generator=torch.Generator())
         ([Branch((), "concat", 5)], {}, r"cell first: Branch\(path=\(\).*at least 5 channels"),
         ([Insert((0,))], {"cells": "layer*"}, r"got 'layer\*', which matches none of first, rest"),
         ([Insert((0,))], {"cells": ["first", "second"]}, "got 'second', which matches none"),
+        ([Widen("head", 5)], {}, "expected example inputs to follow the channels, got none"),
+        ([Widen("tail", 5)], {"images": PIXELS}, "name of a layer, got 'tail': there is no such"),
+        ([Widen("head", 5)], {"images": PIXELS}, "cannot widen 'head' to 5: its channels reach"),
+        ([Deepen("drop")], {}, "expected a convolution or linear layer, got 'drop', a Dropout"),
+        ([Deepen("head")], {"cells": "x"}, "got 'x', which matches none of first, rest.0"),
+        ([Insert((0,))], {"calibrate": PIXELS[0]}, r"calibrate: .* in train mode, got \(1, 8, 8\)"),
+        ([Insert((0,))], {"images": PIXELS[:, :, 0]}, r"images: .* in eval mode, got \(4, 1, 8\)"),
         (["branch"], {}, r"transforms\[0\]: expected one of Branch, .*got 'branch'"),
         ([Insert((0,))], {"birth": BIRTH_WITH_GENERATOR}, "drawn from `seed`"),
     ],
 )
 def test_bad_input_gets_one_message_that_says_where(
-    transforms: list[Transform], options: dict, message: str
+    transforms: list[Step], options: dict, message: str
 ) -> None:
     model = mine()
     before = whole_state(model)
@@ -343,3 +353,100 @@ def test_a_measured_growth_looks_only() -> None:
     name = "blocks.0.root.edges.0.mean"
     assert torch.equal(found[name], kept[name])
     assert found[name].data_ptr() != kept[name].data_ptr()
+
+
+class Mixed(nn.Module):
+    """Layers that can be widened before and behind a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(inplace=True))
+        self.reduce = nn.Conv2d(5, 4, 1)
+        self.cell = Cell(CellSpec(Conv(4, 4)))
+        self.last = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), nn.SiLU())
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cell(self.reduce(self.stem(x)))
+        return self.head(self.last(x).mean((2, 3)))
+
+
+MIXED: list[Step] = [
+    Widen("stem.0", 8, seed=4),
+    Branch((), "add", 2),
+    Deepen("last.0"),
+    Insert((0,)),
+    Deepen("stem.0", kernel=1),
+    Widen("last.0", 9),
+    Replace((0, 0), "sep_conv3x3"),
+]
+
+
+def mixed(dtype: torch.dtype) -> Mixed:
+    torch.manual_seed(0)
+    model = Mixed().to(dtype)
+    randomize(model, 0)
+    return model
+
+
+@pytest.mark.parametrize("birth", [Birth(), NOISY, Birth("hard", 0.1)])
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_layers_and_cells_grow_in_one_sequence_that_replays(birth: Birth, calibrated: bool) -> None:
+    base, x = mixed(torch.float64), PIXELS.double()
+    before = whole_state(base)
+    options = {"calibrate": x} if calibrated else {"images": x}
+    grown, receipt = transform(base, MIXED, birth=birth, seed=2, **options)  # type: ignore[arg-type]
+    assert whole_state(base) == before and not storages(base) & storages(grown)
+    assert [step.transforms for step in receipt.steps] == [(step,) for step in MIXED]
+    assert [step.cells for step in receipt.steps] == [
+        (),
+        ("cell",),
+        (),
+        ("cell",),
+        (),
+        (),
+        ("cell",),
+    ]
+    noisy, hard = bool(birth.noise), birth.mode == "hard"
+    laws = [not noisy, not noisy, not hard, True, not hard, not noisy, not hard]
+    assert [step.exact for step in receipt.steps] == laws
+    assert Receipt.from_json(receipt.to_json()) == receipt
+    assert receipt.change is not None and receipt.change.exact is (not noisy)
+    if calibrated and not noisy:
+        train = (deepcopy(model).train()(x) for model in (base, grown))
+        assert relative_change(*train) <= 1e-10
+    log = Log.from_json(growth.log(grown).to_json())
+    assert log == growth.log(grown) and "Deepen(layer='last.0'" in str(log)
+    torch.manual_seed(99)
+    again = replay(mixed(torch.float64), log)
+    assert whole_state(again) == whole_state(grown)
+    assert torch.equal(*(model.eval()(x) for model in (again, grown)))
+
+
+def test_layers_of_a_model_without_cells_grow_with_receipt_and_log() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    done = [Widen("0", 7), Deepen("0")]
+    grown, receipt = transform(model, done, images=PIXELS)
+    assert receipt.exact and receipt.change is not None and receipt.change.exact
+    assert receipt.cells == () and receipt.parameters == tuple(
+        networks.parameters(network) for network in (model, grown)
+    )
+    assert fingerprint(replay(model, growth.log(grown))) == fingerprint(grown)
+    lost = Log((replace(growth.log(grown).entries[0], norms=()),))
+    with pytest.raises(ValueError, match="expected the moments of the norm of Deepen"):
+        replay(model, lost)
+
+
+def test_wrappers_are_taken_off_before_anything_is_copied() -> None:
+    """A copy of a compiled model would run the code of the model that it is a copy of."""
+    model = mixed(torch.float32).eval()
+    log, expected = None, model(PIXELS).detach()
+    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+        grown, _ = transform(wrapped, MIXED, images=PIXELS, cells="cell")  # type: ignore[type-var]
+        assert type(grown) is Mixed and len(grown.cell.tree.edges) == 2
+        assert type(replay(wrapped, growth.log(grown))) is Mixed  # type: ignore[type-var]
+        assert log in (None, growth.log(grown))
+        log = growth.log(grown)
+        for one in (grow(wrapped, STEPS), Widen("last.0", 7).grow(wrapped, example=PIXELS)):  # type: ignore[type-var]
+            assert type(one) is Mixed and relative_change(expected, one(PIXELS)) < 1e-5

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torchvision
+
 from benchmarks import growth as benchmark
 from pathnas import tree as trees
 from pathnas.cell import Cell
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import grow
 
 
@@ -14,6 +16,8 @@ def test_its_tree_has_depth_three_and_its_figures_are_there() -> None:
     ratios = dict(benchmark.transform_ratios(4, 1))
     assert len(ratios) == 7 and "Replace sep_conv7x7" in ratios
     assert all(ratio > 0 for ratio in ratios.values())
+    resnet = torchvision.models.resnet18(num_classes=2)
+    assert all(ratio > 0 for _, ratio in benchmark.layer_ratios(resnet, 1, 16))
     row = benchmark.network_row("chain", {"widths": (2, 4)}, (1, 8, 8), 4, 1)
     assert all(figure > 0 for figure in row)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 
+from pathnas import interrupts
 from pathnas.interrupts import Interrupted, Interrupts
 
 
@@ -17,28 +21,85 @@ def test_a_signal_is_an_exception_with_its_exit_code(number: signal.Signals, cod
     assert caught.value.exit_code == code
 
 
-def test_within_deferred_it_waits_for_the_end() -> None:
+def test_a_second_signal_ends_the_process() -> None:
+    script = """
+import os, signal
+from pathnas.interrupts import Interrupts
+with Interrupts():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("never")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_within_deferred_it_waits_for_the_end_of_the_outermost_block() -> None:
     done = []
-    with pytest.raises(Interrupted), Interrupts() as interrupts:
+    with pytest.raises(Interrupted), Interrupts():
         with interrupts.deferred():
-            os.kill(os.getpid(), signal.SIGTERM)
-            done.append("written")
+            with interrupts.deferred():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("written")
+            done.append("and the rest")
+        done.append("never")
+    assert done == ["written", "and the rest"]
+
+
+def test_it_waits_while_other_threads_live() -> None:
+    end, done = threading.Event(), []
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        with pytest.raises(Interrupted), Interrupts():
+            with interrupts.deferred():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("written")
+            done.append("never")
+    finally:
+        end.set()
+        thread.join()
+    assert done == ["written"]
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    done = []
+    with pytest.raises(Interrupted, match="SIGINT"), Interrupts(), interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("written")
+        os.kill(os.getpid(), signal.SIGINT)
         done.append("never")
     assert done == ["written"]
 
 
-def test_without_a_signal_deferred_does_nothing() -> None:
-    with Interrupts() as interrupts, interrupts.deferred():
-        pass
+def test_in_another_thread_a_signal_still_reaches_the_main_one() -> None:
+    inside, end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with interrupts.deferred():
+            inside.set()
+            end.wait()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        inside.wait()
+        with pytest.raises(Interrupted), Interrupts():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        end.set()
+        thread.join()
 
 
 def test_an_error_within_deferred_is_not_lost() -> None:
-    with pytest.raises(OSError, match="full"), Interrupts() as interrupts, interrupts.deferred():
+    with pytest.raises(OSError, match="full"), interrupts.deferred():
         raise OSError("full")
 
 
 def test_the_handlers_of_before_come_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with Interrupts():
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
+    before = [signal.getsignal(number) for number in interrupts.SIGNALS]
+    with Interrupts(), interrupts.deferred():
+        assert [signal.getsignal(number) for number in interrupts.SIGNALS] != before
+    assert [signal.getsignal(number) for number in interrupts.SIGNALS] == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathnas import layers, networks
+from pathnas import flow_rules, layers, networks
 from pathnas.layers import Deepen, Widen
 from pathnas.ops import Gate
 from pathnas.transforms import Birth
@@ -416,7 +415,9 @@ def test_networks_that_cannot_be_followed_say_why() -> None:
     with pytest.raises(ValueError, match=r"example does not suit Fn: .*got \(4, 2, 7, 7\)"):
         Widen("one", 9).grow(Fn(lambda n, x: x), example=images(2, 0, torch.float32))
     with pytest.raises(ValueError, match=r"hand its \.module"):
-        Widen("module.one", 9).grow(nn.DataParallel(Fn(lambda n, x: x)), example=x)
+        flow_rules.follow(nn.DataParallel(Fn(lambda n, x: x)), x)
+    with pytest.raises(ValueError, match="hand over its _orig_mod"):
+        flow_rules.follow(torch.compile(Fn(lambda n, x: x)), x)
     network = Fn(lambda n, x: F.relu(x))
     nn.utils.parametrizations.weight_norm(network.two)
     with pytest.raises(ValueError, match=r"two .*whose weight is computed from others"):
@@ -488,19 +489,6 @@ def test_what_cannot_be_deepened_says_why() -> None:
         Deepen("0").grow(nn.Sequential(nn.Linear(7, 4), nn.Linear(4, 2)), example=x[:, 0])
     with pytest.raises(ValueError, match="one is read from outside of it"):
         Deepen("one").grow(Fn(lambda n, x: n.norm(x) * n.one.bias.sum()), example=x)
-
-
-@pytest.mark.parametrize("transform", [Widen("a.b", 5, 3), Deepen("c", False, True, 5)])
-def test_transforms_as_dictionaries(transform: layers.LayerTransform) -> None:
-    data = json.loads(json.dumps(layers.to_dict(transform)))
-    assert layers.from_dict(data) == transform
-
-
-def test_dictionaries_that_are_no_transform_are_refused() -> None:
-    with pytest.raises(ValueError, match="kind must be one of"):
-        layers.from_dict({"kind": "melt"})
-    with pytest.raises(ValueError, match="not the fields of a widen"):
-        layers.from_dict({"kind": "widen", "layer": "x"})
 
 
 def check(name: str, done: list[layers.LayerTransform], *, size: int = 64) -> None:

@@ -12,7 +12,7 @@ from pathnas import tree as trees
 from pathnas.cell import Site
 from pathnas.decisions import Limits, State
 from pathnas.envs import observation
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node
 
 SMALL = Limits(

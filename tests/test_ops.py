@@ -8,8 +8,9 @@ from hypothesis import given
 from torch import nn
 
 from pathnas import ops
-from pathnas.ops import OPS, CellSpec, Conv, Gate, Identity, Op, Pool, Primitive, Range
+from pathnas.ops import OPS, Gate, Identity, Op, Pool, Primitive
 from pathnas.probing import counted
+from pathnas.specs import CellSpec, Conv, Moments, Range
 from tests.strategies import convs, images
 
 SPEC = CellSpec(Conv(6, 6, groups=3))
@@ -120,7 +121,7 @@ def test_a_primitive_without_surgery_says_so() -> None:
 
 def test_a_norm_that_undoes_itself_is_exact_for_any_moments() -> None:
     unit = OPS["conv3x3"].build(4, 4, CellSpec(Conv(4, 4), "pre")).eval()
-    moments = ops.Moments(torch.randn(4), torch.rand(4) + 0.1)
+    moments = Moments(torch.randn(4), torch.rand(4) + 0.1)
     unit.become_identity(moments, "gated")
     x = images(4, 3, torch.float32)
     torch.testing.assert_close(unit(x), x)

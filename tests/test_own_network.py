@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pathnas import best, config, data, evaluators, networks
+from pathnas import best, config, data, evaluators, networks, train, weight_files
 from pathnas import tree as trees
 from pathnas.cell import cells
+from pathnas.export import __main__ as export
 from pathnas.plan import Plan
 from tests import whole_run
-from tests.strategies import randomize
+from tests.strategies import randomize, relative_change
 
 HERE = "tests.test_own_network"
 YAML = f"""\
@@ -146,6 +149,38 @@ def test_a_search_grows_the_users_network_from_end_to_end(summary: dict) -> None
 
 
 @pytest.mark.slow
+def test_what_was_found_is_exported_and_trained_by_command(summary: dict, tmp_path: Path) -> None:
+    run, plain = summary["folder"], tmp_path / "plain"
+    assert export.main([run, "--to", str(plain), "--name", "small_cells"]) == 0
+    trained = tmp_path / "trained"
+    assert train.main([run, "--to", str(trained), "--quiet"]) == 0
+    assert export.main([str(trained), "--to", str(tmp_path / "again")]) == 0
+    x = torch.randn(3, 1, 8, 8)
+    torch.save(x, tmp_path / "x.pt")
+    done = subprocess.run(
+        [sys.executable, "-I", "-B", "-c", ALONE, str(plain)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = best.load(Path(run) / "best")
+    logits = torch.load(tmp_path / "logits.pt", weights_only=True)
+    with torch.no_grad():
+        assert relative_change(found.network(x), logits) < 1e-5
+    assert best.load(trained).tree == found.tree
+
+
+ALONE = """
+import pathlib, sys
+sys.modules["pathnas"] = None  # importing it is an error
+sys.path.insert(0, sys.argv[1])
+import torch, model
+folder = pathlib.Path(sys.argv[1]).parent
+network = model.small_cells(pretrained=True).eval()
+with torch.no_grad():
+    torch.save(network(torch.load(folder / "x.pt", weights_only=True)), folder / "logits.pt")
+"""
+
+
+@pytest.mark.slow
 def test_costs_are_those_of_the_whole_network(summary: dict, tmp_path: Path) -> None:
     plan = Plan.of(settings(tmp_path))
     _, height, width = plan.splits.image_shape
@@ -188,7 +223,7 @@ def test_a_training_with_dropout_repeats(tmp_path: Path) -> None:
         state = torch.get_rng_state()
         evaluators.train(job)
         assert torch.equal(torch.get_rng_state(), state)
-        files = (job.save, evaluators.moments_file(job.save))
+        files = (job.save, weight_files.moments_file(job.save))
         saved.append([load_file(file) for file in files])
     for first, second in zip(*saved, strict=True):
         assert all(torch.equal(first[key], second[key]) for key in first | second)

@@ -23,8 +23,8 @@ from pathnas.cell import Site
 from pathnas.decisions import Limits
 from pathnas.envs import PATH_LEVEL
 from pathnas.envs.path_level import PathLevelEnv
-from pathnas.ops import CellSpec, Conv
 from pathnas.outcomes import Outcome, Reward
+from pathnas.specs import CellSpec, Conv
 from pathnas.surrogate import Surrogate
 
 ID = f"pathnas.envs:{PATH_LEVEL}"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import pathnas
-from pathnas.ops import Conv
 from pathnas.places import Place
+from pathnas.specs import Conv
 from pathnas.tracing import Surround
 
 

@@ -15,7 +15,7 @@ from pathnas.controllers.policy import Controller, masked
 from pathnas.controllers.rollout import stack
 from pathnas.decisions import MERGES, Actions, Limits, State
 from pathnas.envs import observation
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 
 LIMITS = Limits()
 NARROW = Limits(sites=(Site(CellSpec(Conv(3, 3)), 16),))

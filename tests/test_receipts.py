@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pathnas import receipts
 from pathnas.cell import Cell
-from pathnas.ops import CellSpec, Conv
 from pathnas.receipts import Change, Receipt
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Birth, Branch, Insert, Replace, grow
 from tests.strategies import images, randomize
 

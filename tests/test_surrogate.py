@@ -15,8 +15,8 @@ from pathnas import cell, decisions, surrogate
 from pathnas import tree as trees
 from pathnas.cell import Site
 from pathnas.decisions import MERGES, Limits, State
-from pathnas.ops import CellSpec, Conv
 from pathnas.outcomes import Candidate, Outcome
+from pathnas.specs import CellSpec, Conv
 from pathnas.surrogate import Surrogate
 from pathnas.transforms import Branch, Insert
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node

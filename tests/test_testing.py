@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pathnas import ops
-from pathnas.ops import OPS, CellSpec, ConvUnit, Gate, Identity, Moments, Op, Pool, Primitive, Range
+from pathnas.ops import OPS, ConvUnit, Gate, Identity, Op, Pool, Primitive
+from pathnas.specs import CellSpec, Moments, Range
 from pathnas.testing import check_op
 
 

@@ -19,8 +19,11 @@ from torch import Tensor
 
 from pathnas import best, checkpoints, config, data, evaluators, train, training
 from pathnas import tree as trees
+from pathnas.cell import cells
+from pathnas.export.__main__ import main as export_command
 from pathnas.transforms import Branch, Insert, Replace
 from pathnas.tree import BASE_TREE
+from tests.test_own_network import Small
 
 ROOT = Path(__file__).parent.parent
 TREE = BASE_TREE
@@ -165,6 +168,49 @@ def test_the_average_of_the_weights_is_what_is_kept(files: Path) -> None:
     kept = averaged["average"]["network"]
     torch.testing.assert_close(weights(files / "averaged"), kept, rtol=0, atol=0)
     assert not same(files / "plain", files / "averaged")
+
+
+OWN = (
+    "network={name: grafted, model: tests.test_own_network:small, cells: blocks.*.conv, "
+    "options: {width: 4}}"
+)
+
+
+def test_a_network_of_ones_own_is_trained_goes_on_and_loads(files: Path) -> None:
+    whole, broken = files / "whole", files / "broken"
+    assert command(files, "whole", OWN) == 0 == command(files, "broken", OWN)
+    forget(broken, damage=False)
+    assert command(files, "broken", OWN) == 0
+    assert same(whole, broken)
+    found = best.load(whole)
+    assert type(found.network) is Small and found.tree == TREE
+    assert {trees.key(cell.tree) for cell in cells(found.network).values()} == {trees.key(TREE)}
+    batches = evaluators.Setting(whole / "data", found.normalization, found.image_shape, 4)
+    source = batches.source("test")
+    accuracy = training.accuracy(found.network, batches.evaluation_batches(source))
+    assert accuracy == json.loads((whole / "result.json").read_text())["test"]
+    assert export_command([str(whole), "--to", str(files / "plain")]) == 0
+    assert "class Small" in (files / "plain" / "model.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("model: tests.test_own_network:nobody, cells: x", "has no function 'nobody'"),
+        (
+            "model: tests.test_own_network:small, cells: x",
+            "no convolution is named 'x'",
+        ),
+        ("model: tests.test_own_network:pairs, cells: '*.conv'", "got tuple"),
+        ("model: small, cells: x", "expected package.module:function; got 'small'"),
+        ("model: a:b", "network.cells: missing"),
+    ],
+)
+def test_a_network_of_ones_own_that_does_not_suit_is_said(
+    files: Path, capsys: pytest.CaptureFixture[str], overrides: str, message: str
+) -> None:
+    assert command(files, "out", f"network={{name: grafted, {overrides}}}") == 2
+    assert message in capsys.readouterr().err and not (files / "out").exists()
 
 
 def test_validation_images_are_trained_on_if_asked(files: Path) -> None:

@@ -68,15 +68,25 @@ def test_a_run_gives_its_data_network_recipe_and_seeds(run_folder: Path) -> None
     assert (settings.seed, settings.split_seed) == (5, 5)
 
 
-def test_a_run_on_a_model_of_ones_own_needs_a_network(run_folder: Path) -> None:
-    own = "base: {model: torchvision.models:resnet18, cells: layer1.*, weights: none}"
+def test_a_run_on_a_model_of_ones_own_gives_that_model(run_folder: Path) -> None:
+    own = "base: {model: a.b:c, cells: layer1.*, absorb: true, options: {width: 4}, weights: none}"
     text = re.sub(r"base:.*?(?=final)", f"{own}\n", RUN, flags=re.DOTALL)
     (run_folder / "best" / "config.yaml").write_text(text)
     found = train_settings.tree_of(str(run_folder))
-    with pytest.raises(config.ConfigError, match="a network of one's own"):
-        train_settings.load(found)
+    settings = train_settings.load(found)
+    expected = train_settings.Own(
+        model="a.b:c", cells=("layer1.*",), absorb=True, options={"width": 4}
+    )
+    assert settings.network == expected
+    written = train_settings.config_of(settings)
+    assert found.config is not None
+    assert written.base.arguments() == found.config.base.arguments()
+    changed = train_settings.load(found, None, None, ["network.options.width=8"])
+    assert changed.network == expected.model_copy(update={"options": {"width": 8}})
     settings = train_settings.load(found, None, None, [MINIMAL[1]])
     assert settings.network == config_networks.Chain(widths=(4, 8), cells=1)
+    with pytest.raises(config.ConfigError, match=r"expected package\.module:function; got 'c'"):
+        train_settings.load(found, None, None, ["network.model=c"])
 
 
 def test_the_first_of_override_file_recipe_and_run_decides(

@@ -13,7 +13,7 @@ from pathnas import data, networks, training
 from pathnas.cell import cells
 from pathnas.networks.learned_group import LearnedGroupConv, condensed
 from pathnas.ops import Gate
-from pathnas.transforms import Branch, Insert, Replace, grow
+from pathnas.transforms import Birth, Branch, Insert, Replace, grow
 from tests.strategies import TINY, relative_change
 
 
@@ -134,12 +134,12 @@ def test_a_penalty_is_part_of_the_loss() -> None:
 
 
 def test_schedules_rise_and_fall() -> None:
-    rates = [training._rate(1.0, step, 10, 0, cosine=True) for step in range(10)]
+    rates = [training._Rates(1.0, 10, 0, True).at(step) for step in range(10)]
     assert rates[0] == 1.0 and rates == sorted(rates, reverse=True)
     assert rates[5] == pytest.approx(0.5) and 0 < rates[-1] < 0.05
-    warm = [training._rate(1.0, step, 10, 4, cosine=True) for step in range(10)]
+    warm = [training._Rates(1.0, 10, 4, True).at(step) for step in range(10)]
     assert warm[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert {training._rate(1.0, step, 10, 0, cosine=False) for step in range(10)} == {1.0}
+    assert {training._Rates(1.0, 10, 0, False).at(step) for step in range(10)} == {1.0}
 
 
 class Constant(nn.Module):
@@ -223,3 +223,42 @@ def test_hooks_count_steps_sum_over_processes_and_weigh_the_loss() -> None:
     hooks = training.Hooks(weight=lambda: 0.0)
     training.fit(frozen, batches(), epochs=1, learning_rate=0.1, weight_decay=0.0, hooks=hooks)
     assert all(torch.equal(before[name], p) for name, p in frozen.named_parameters())
+
+
+def test_distilling_brings_a_grown_network_back_to_its_base_without_labels() -> None:
+    teacher = network()
+    training.fit(teacher, batches(), epochs=3, learning_rate=0.1)
+    teacher.stem.eval()
+    before = deepcopy(teacher.state_dict())
+    done = [Insert((0,)), Replace((0, 0), "max_pool3x3")]
+    x, _ = next(iter(batches()))
+
+    def distance(student: nn.Module) -> float:
+        with torch.no_grad():
+            change = deepcopy(student).eval()(x) - deepcopy(teacher).eval()(x)
+        return float(change.square().mean())
+
+    student = grow(teacher, done, Birth("hard"))
+    born = distance(student)
+    unlabelled = data.batches(
+        data.Images(source().pixels, torch.zeros(96, dtype=torch.int64)),
+        batch_size=16,
+        normalization=data.measure(source()),
+    )
+    seen = training.distill(student, teacher, unlabelled, epochs=4, learning_rate=0.05)
+    assert seen == 4 * 96
+    assert born > 0.1 and distance(student) < born / 4
+    assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+    assert teacher.training and not teacher.stem.training
+
+
+def test_an_optimizer_that_is_handed_in_goes_on_with_what_it_remembers() -> None:
+    states = []
+    for momentum in (0.0, 1.0):
+        trained = network()
+        optimizer = training.sgd(trained)
+        for parameter in trained.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, momentum)
+        training.fit(trained, batches(), epochs=1, learning_rate=0.1, optimizer=optimizer)
+        states.append(trained.state_dict()["head.2.bias"])
+    assert (states[0] - states[1]).min() > 0.1

@@ -13,7 +13,8 @@ from torch import nn
 from pathnas import training, transforms
 from pathnas import tree as trees
 from pathnas.cell import Cell, cost, set_gates
-from pathnas.ops import OPS, CellSpec, Conv
+from pathnas.ops import OPS
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Birth, Branch, Insert, Replace, grow, growth
 from pathnas.tree import BASE_TREE, Edge, Node
 from tests.strategies import growths, images, randomize, relative_change, specs
@@ -236,32 +237,11 @@ def test_growth_says_which_trees_cannot_be_grown() -> None:
         growth(Node((Edge("base", unlike),)))
 
 
-def test_what_is_exact_by_law() -> None:
-    noisy, pool = Birth(noise=0.1), [Insert((0,)), Replace((0, 0), "max_pool3x3")]
-    assert not transforms.is_exact([Branch((), "add", 2)], noisy)
-    assert transforms.is_exact([Branch((), "concat", 2)], noisy)
-    assert transforms.is_exact(pool, Birth()) and not transforms.is_exact(pool, Birth("hard"))
-
-
 @pytest.mark.parametrize("path", [3, "ab", (0, 0.5), None])
 def test_a_path_is_a_tuple_of_indices(path: object) -> None:
     with pytest.raises(ValueError, match="path must be a tuple of branch indices, got"):
         Insert(path)  # type: ignore[arg-type]
     assert Insert([0, 1]).path == (0, 1)  # type: ignore[arg-type]  # and no list to change later
-
-
-@pytest.mark.parametrize(
-    "transform", [Branch((0, 1), "add", 3), Insert((1,)), Replace((0, 0), "conv1x1")]
-)
-def test_transforms_as_dictionaries(transform: transforms.Transform) -> None:
-    assert transforms.from_dict(transforms.to_dict(transform)) == transform
-
-
-def test_dictionaries_that_are_no_transform_are_refused() -> None:
-    with pytest.raises(ValueError, match="kind must be one of"):
-        transforms.from_dict({"kind": "melt"})
-    with pytest.raises(ValueError, match="not the fields of a insert"):
-        transforms.from_dict({"kind": "insert", "op": 3})
 
 
 @pytest.mark.parametrize("name", sorted(OPS))

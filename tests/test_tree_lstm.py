@@ -16,7 +16,7 @@ from pathnas.controllers.rollout import stack
 from pathnas.controllers.tree_lstm import TreeLSTM
 from pathnas.decisions import Limits, Question, State
 from pathnas.envs import observation
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.tree import Edge, Node
 
 LIMITS = {

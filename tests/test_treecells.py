@@ -6,7 +6,7 @@ import pytest
 
 from pathnas import tree as trees
 from pathnas.cell import Cell, cost, fits
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import grow, growth
 from pathnas.tree import BASE_TREE
 from pathnas.treecells import TREES

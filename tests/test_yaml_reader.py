@@ -59,6 +59,10 @@ REFUSED = [
     ("a: 0." + "9" * 5000, "a number with more than 100 digits: 0." + "9" * 55 + "...", 1),
     (r'a: "\ud800"', "half a surrogate pair is not a character", 1),
     (r'a: "\UFFFFFFFF"', "not valid YAML: an escape that is no character", None),
+    ("a: 1\n# b\u2028c: 2", "the character U+2028 is not allowed", 2),
+    ("a: 1\x85b: 2", "the character U+0085 is not allowed", 1),
+    ("a: x\u202ey", "the character U+202E is not allowed", 1),
+    ("# \u2066\na: 1", "the character U+2066 is not allowed", 1),
     ("[" * 21 + "]" * 21, "nested deeper than 20 levels", 1),
     ("- " * 21 + "a", "nested deeper than 20 levels", 1),
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pathnas import costs, drawing
 from pathnas.cell import Site
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace
 from pathnas.tree import BASE_TREE, Node
 from pathnas.treecells import TREES

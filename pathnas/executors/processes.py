@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import multiprocessing
 import os
 import pickle
 import signal
 import struct
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, reduction
 from typing import Any
 
 from pathnas.executors import server, worker
@@ -21,6 +23,7 @@ from pathnas.executors.results import Failure, Result, failed
 from pathnas.executors.scheduling import Scheduler
 
 _CHUNK_BYTES = 1 << 16
+_SAID_BYTES = 1 << 12  # of what a worker said before it died, for its failure
 _STARTS = 3  # times that a worker is started before its job counts as crashed
 _PATIENCE = 300.0  # seconds that a worker may take to import what its job needs
 _BEGUN = struct.Struct("d")  # before the answer: when the job began, on the machine's clock
@@ -36,7 +39,9 @@ class Processes(Scheduler[Packed, "_Attempt"]):
     which makes a job cost tens of milliseconds instead of two seconds. Python keeps one such
     server for a process: the first ``Processes`` decides what is preloaded, jobs of a later one
     import for themselves what is missing. ``__main__`` is imported again in every job, so guard
-    it and keep it light. A worker ends at once when its coordinator dies, however it dies.
+    it and keep it light. A worker ends at once when its coordinator dies, however it dies. What it
+    writes to standard error is handed on when it has ended; if it dies without an answer, the end
+    of that is the traceback of its failure.
 
     Args:
         count: Number of worker processes, at least 1.
@@ -137,8 +142,10 @@ class _Attempt:
         self._receiver, self._sender = server.CONTEXT.Pipe(duplex=False)
         # Reading must never block: half a message from a hanging worker would stop the run.
         os.set_blocking(self._receiver.fileno(), False)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
+        inherited = _Inherited(self._errors.fileno())
         self._process = server.CONTEXT.Process(
-            target=_work, args=(self._sender, packed, environment, memory)
+            target=_work, args=(self._sender, inherited, packed, environment, memory)
         )
         self._released = False
 
@@ -205,11 +212,19 @@ class _Attempt:
         code = self._process.exitcode or 0
         if code < 0:
             names = {number.value: number.name for number in signal.Signals}
-            return Failure("crashed", f"killed by {names.get(-code, f'signal {-code}')}")
+            killer = names.get(-code, f"signal {-code}")
+            return Failure("crashed", f"killed by {killer}", self._said(_SAID_BYTES))
         if code > 0 or not self._received:
-            return Failure("crashed", f"ended with exit code {code} and no answer")
+            reason = f"ended with exit code {code} and no answer"
+            return Failure("crashed", reason, self._said(_SAID_BYTES))
         size = len(self._received)
         return Failure("failed", f"the worker's answer of {size} bytes is unreadable")
+
+    def _said(self, size: int) -> str:
+        """The end of what the worker wrote to standard error."""
+        end = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, end - size))
+        return self._errors.read().decode(errors="replace")
 
     def end(self) -> None:
         if self._released:
@@ -217,6 +232,8 @@ class _Attempt:
         self._released = True
         self._sender.close()
         self._receiver.close()
+        sys.stderr.write(self._said(_CHUNK_BYTES))
+        self._errors.close()
         if self._process.pid is not None:  # else it was never started
             self._process.kill()
             self._process.join(timeout=5.0)  # one stuck in the kernel must not stop the run
@@ -224,14 +241,32 @@ class _Attempt:
             self._process.close()
 
 
+class _Inherited:
+    """A file descriptor that a worker gets with its arguments, under a number of its own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _inherit, (reduction.DupFd(self.number),)
+
+
+def _inherit(duplicate: Any) -> _Inherited:
+    return _Inherited(duplicate.detach())
+
+
 def _work(
     sender: connection.Connection,
+    errors: _Inherited,
     packed: Packed,
     environment: Mapping[str, str],
     memory: int | None,
 ) -> None:
     """The life of a worker: guard, load, run, answer, end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whether to stop is the coordinator's decision
+    os.dup2(errors.number, 2)
+    os.close(errors.number)
+    faulthandler.enable(2)  # a fault of native code tells its place
     threading.Thread(target=_end_with_parent, daemon=True).start()
     loaded = worker.load(*packed, environment=environment)
     with os.fdopen(sender.fileno(), "wb", buffering=0, closefd=False) as stream:

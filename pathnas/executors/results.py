@@ -27,7 +27,8 @@ class Failure:
         status: ``failed`` (it raised), ``out_of_memory``, ``diverged`` (it raised
             FloatingPointError), ``timed_out`` or ``crashed`` (its process died).
         reason: One line for a person.
-        traceback: The end of the traceback, at most 2 kB; empty if there is none.
+        traceback: The end of the traceback, at most 2 kB; of a worker that died, the end of what it
+            wrote to standard error, at most 4 kB; empty if there is none.
     """
 
     status: Status

@@ -24,6 +24,7 @@ from pathnas.cell import Cell
 from pathnas.export import tracing
 from pathnas.export.fusion import children
 from pathnas.export.fusion import fuse as fuse_norms
+from pathnas.wrappers import unwrapped
 
 FLATTENED = (Cell, ops.Primitive)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -50,7 +51,7 @@ def plain(model: nn.Module, *, fuse: bool = False, example: Tensor | None = None
     Raises:
         ValueError: if a module cannot be traced, has hooks, or calls functions of pathnas.
     """
-    copied = deepcopy(_unwrapped(model))
+    copied = deepcopy(unwrapped(model))
     _refuse_hooks(copied)
     copied = _without_gates(copied)
     modes = {id(module): module.training for module in copied.modules()}
@@ -63,16 +64,6 @@ def plain(model: nn.Module, *, fuse: bool = False, example: Tensor | None = None
                 f"module {name or 'model'}: {type(module).__name__} cannot be flattened"
             )
     return fuse_norms(lowered) if fuse else lowered
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = inner
-        else:
-            return model
 
 
 def _place(name: str) -> str:

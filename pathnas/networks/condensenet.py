@@ -12,7 +12,8 @@ from pathnas.cell import Cell
 from pathnas.networks.densenet import DenseLayer
 from pathnas.networks.layers import conv3x3, halving, norm_relu, roundings
 from pathnas.networks.learned_group import LASSO, CondensedConv, LearnedGroupConv, goal
-from pathnas.ops import CellSpec, Conv, Range, build_base
+from pathnas.ops import build_base
+from pathnas.specs import CellSpec, Conv, Range
 from pathnas.tree import BASE_TREE, Node
 
 GROWTH = (8, 16, 32, 64, 128)
@@ -26,7 +27,7 @@ class CondenseNet(nn.Module):
     TreeCell-B and deployed it takes 594 million multiply-adds for an image of 224 x 224. As in
     CondenseNet the classifier is condensed too, to half of its inputs, here in training already.
     What grows below a base convolution of a cell is normalized, added to it and halved
-    (:attr:`pathnas.ops.CellSpec.residual`). The channel shuffle after a learned convolution is in
+    (:attr:`pathnas.specs.CellSpec.residual`). The channel shuffle after a learned convolution is in
     the order of its outputs; after a 3x3 convolution none is needed, since all that reads it is
     dense, depthwise, or learns its groups.
 

@@ -14,7 +14,7 @@ from torch import nn
 from pathnas import cell as cell_module
 from pathnas.cell import Cell
 from pathnas.grafting import graft
-from pathnas.ops import Activation
+from pathnas.specs import Activation
 from pathnas.tree import BASE_TREE, Node
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pathnas.cell import Cell
 from pathnas.networks.layers import padded_shortcut, roundings
-from pathnas.ops import Activation, CellSpec, Conv
+from pathnas.specs import Activation, CellSpec, Conv
 from pathnas.tree import BASE_TREE, Node
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pathnas.cell import Cell
 from pathnas.networks.layers import conv1x1, conv3x3, head, norm_relu, padded_shortcut
-from pathnas.ops import CellSpec, Conv
+from pathnas.specs import CellSpec, Conv
 from pathnas.tree import BASE_TREE, Node
 
 
