@@ -72,7 +72,7 @@ BAD = [
     ("", "se\u200bed: 1", "14: 'se\\u200bed': unknown key; did you mean 'seed'?"),
     ("", "seed: \uff11", "14: seed: expected an integer, got '\\uff11' (a string)"),
     ("", "search: {trial: {birth: g\u0430ted}}", "14: search.trial.birth: expected one of 'gated', "
-     "'hard', got 'g\\u0430ted' (a string)"),
+     "'hard', 'distilled', got 'g\\u0430ted' (a string)"),
     ("name: tiny", "name: /etc", "1: name: must be letters, digits, '_', '.' and '-', beginning "
      "with a letter or a digit; got '/etc' (a string)"),
     ("", '"a b\\n": 1', "14: 'a b\\n': unknown key; known keys: name, seed, runs, device, "
