@@ -44,7 +44,7 @@ class Sets:
 def check_options(
     name: str, function: Callable[..., Any], options: Mapping[str, Any], *args: Any, **kwargs: Any
 ) -> None:
-    """Raises a ValueError unless a dataset\'s function takes the options."""
+    """Raises a ValueError unless a dataset's function takes the options."""
     signature = inspect.signature(function)
     try:
         signature.bind(*args, **kwargs, **options)
