@@ -358,6 +358,8 @@ class Search(Model):
     """operations to choose from, identity among them"""
     max_macs: Annotated[float, Field(ge=1, le=10**6)] | None = None
     """most multiply-adds of a candidate, as a multiple of the base network's; null: no limit"""
+    max_parameters: Annotated[float, Field(ge=1, le=10**6)] | None = None
+    """most parameters of a candidate, as a multiple of the base network's; null: no limit"""
     trial: TrialRecipe = TrialRecipe()
     """how a candidate is trained"""
     reward: Reward = Reward()

@@ -71,6 +71,9 @@ class Plan:
         if search.max_macs is not None:
             allowance = int((search.max_macs - 1) * base_macs) + limits.cost(BASE_TREE)
             limits = replace(limits, macs=allowance)
+        if search.max_parameters is not None:
+            more = int((search.max_parameters - 1) * networks.parameters(sketch))
+            limits = replace(limits, parameters=more + limits.size(BASE_TREE))
         return cls(config, str(device), splits, limits, base_macs)
 
     def digests(self) -> dict[str, str]:

@@ -28,7 +28,7 @@ FLOORS = [
     {"layers"},
     {"decisions", "outcomes", "receipts", "logs", "places"},
     {"grafting"},
-    {"networks", "surrogate", "training", "testing"},
+    {"networks", "surrogate", "training", "testing", "counting"},
     {"growth"},
     {"evaluators", "envs", "controllers"},
     {"search"},
@@ -40,7 +40,7 @@ FLOORS = [
     {"experiment", "train_job"},
     {"run", "export", "trainer"},
     {"full_training"},
-    {"train", "compare"},
+    {"train", "compare", "space"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(
@@ -98,7 +98,7 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_importing_the_package_or_the_command_loads_no_torch() -> None:
     assert "torch" not in loaded_by(
-        "import pathnas, pathnas.run, pathnas.train, pathnas.compare, pathnas.tree"
+        "import pathnas, pathnas.run, pathnas.train, pathnas.compare, pathnas.space, pathnas.tree"
     )
 
 
