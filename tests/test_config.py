@@ -132,7 +132,8 @@ BAD = [
     ("", "search: {reward: {shape: [tan]}}",
      "14: search.reward.shape: expected one of 'tan', 'accuracy', got a list"),
     ("", "search: {controller: {name: 1}}",
-     "14: search.controller.name: expected one of 'reinforce', 'random', got 1"),
+     "14: search.controller.name: expected one of 'reinforce', 'ppo', 'evolution', 'random', "
+     "got 1"),
     ("", "workers: {deadline: 0}", "14: workers.deadline: must be > 0.0, got 0"),
     ("", "workers: {devices: [0, 1.5]}", "14: workers.devices[1]: expected a string, got 1.5"),
     ("", "workers: {devices: [cuda:0]}", "14: workers.devices[0]: must be a GPU's number or "

@@ -24,13 +24,13 @@ FLOORS = [
     {"config_faults", "config_networks", "treecells", "specs"},
     {"config", "datasets", "ops", "flow"},
     {"cell", "recipes"},
-    {"transforms", "drawing", "graphs", "train_settings"},
+    {"transforms", "drawing", "graphs", "train_settings", "comparison"},
     {"flow_rules", "deepening"},
     {"layers"},
     {"steps"},
     {"decisions", "outcomes", "receipts", "logs", "places"},
     {"grafting"},
-    {"networks", "optimizer_state", "surrogate", "training", "testing"},
+    {"networks", "optimizer_state", "surrogate", "training", "testing", "counting"},
     {"growth", "weight_files"},
     {"evaluators", "envs", "controllers"},
     {"search"},
@@ -42,7 +42,7 @@ FLOORS = [
     {"experiment", "train_job"},
     {"run", "export", "trainer"},
     {"full_training"},
-    {"train"},
+    {"train", "compare", "space"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(
@@ -99,7 +99,9 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_package_or_the_command_loads_no_torch() -> None:
-    assert "torch" not in loaded_by("import pathnas, pathnas.run, pathnas.train, pathnas.tree")
+    assert "torch" not in loaded_by(
+        "import pathnas, pathnas.run, pathnas.train, pathnas.compare, pathnas.space, pathnas.tree"
+    )
 
 
 def test_the_functions_of_the_package_have_names_that_no_module_has() -> None:
