@@ -18,6 +18,7 @@ test-slow: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.rollout
+	$(BIN)/python -m benchmarks.controller
 	$(BIN)/python -m benchmarks.growth
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.executors
 	$(BIN)/python -m benchmarks.record

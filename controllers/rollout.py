@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.distributions import Categorical
 
 from pathnas import decisions
-from pathnas.controllers.policy import Acting
+from pathnas.controllers.policy import Acting, Observations, Policy
 from pathnas.decisions import Limits, State
 from pathnas.envs import observation
 from pathnas.tree import Node
@@ -30,6 +31,29 @@ class Episode:
     observations: dict[str, NDArray[Any]]
     actions: NDArray[np.int64]
     tree: Node
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Acts as a controller does, but always takes the likeliest action, the first of equals.
+
+    Attributes:
+        controller: that is asked.
+    """
+
+    controller: Acting
+
+    def frozen(self) -> Policy:
+        """Returns the policy as it is now."""
+        policy = self.controller.frozen()
+
+        def greedy(observations: Observations) -> Categorical:
+            probabilities = policy(observations).probs
+            likeliest = probabilities.argmax(dim=1)
+            certain = torch.nn.functional.one_hot(likeliest, probabilities.shape[1])
+            return Categorical(probs=certain.to(probabilities))
+
+        return greedy
 
 
 def stack(observations: Sequence[observation.Observation]) -> dict[str, NDArray[Any]]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from pathnas.controllers import Learner
-from pathnas.controllers.rollout import rollout
 from pathnas.decisions import Limits
 from pathnas.outcomes import Candidate, Outcome, Reward
 from pathnas.search import Budget, Progress, Proposal, Trial, Update, check_sound
@@ -29,7 +28,7 @@ class AsynchronousSearch:
     """The state of an asynchronous search; :meth:`run` goes on with it.
 
     Args:
-        learner: holds the controller that proposes candidates, and improves it.
+        learner: proposes candidates, and learns from their rewards.
         limits: what a candidate may be.
         reward: shapes outcomes.
         progress: where to begin; kept up to date.
@@ -87,7 +86,7 @@ class AsynchronousSearch:
                     yield number, candidate
         patience = self.budget.patience * self.episodes
         while self.budget.allows(self.progress) and self._known_in_a_row < patience:
-            rolled = rollout(self.learner.controller, self.limits, 1, self.generator)
+            rolled = self.learner.propose(self.limits, 1, self.generator)
             proposal = self.progress.propose(rolled, lambda k: k in trials or k in self._running)
             self.propose(proposal)
             self._known_in_a_row = 0 if proposal.fresh else self._known_in_a_row + 1

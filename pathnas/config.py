@@ -319,8 +319,8 @@ class Reward(Model):
 class Controller(Model):
     """The controller and its learner."""
 
-    name: Literal["reinforce", "random"] = "reinforce"
-    """how the controller improves; random: not at all"""
+    name: Literal["reinforce", "ppo", "evolution", "random"] = "reinforce"
+    """how the controller improves; evolution: a population instead; random: not at all"""
     embedding: Width = 10
     """size of the embeddings of operations and node types"""
     hidden: Width = 100
@@ -331,12 +331,24 @@ class Controller(Model):
     """learning rate of Adam"""
     entropy: Annotated[float, Field(ge=0, le=100)] = 1e-2
     """weight of the entropy in the loss"""
+    entropy_end: Annotated[float, Field(ge=0, le=100)] | None = None
+    """weight that it moves to along a line; null: it stays"""
+    entropy_updates: Count = 100
+    """updates that this takes, whatever the budget"""
     clip: Multiple = 40.0
     """largest norm of the gradient"""
-    baseline: Literal["paper", "batch_mean", "moving_average", "none"] = "paper"
-    """what is taken from the rewards"""
+    baseline: Literal["paper", "batch_mean", "moving_average", "self_critical", "none"] = "paper"
+    """what is taken from the rewards; self_critical: the reward of a greedy episode of the batch"""
     decay: Share = 0.95
     """decay of the baseline"""
+    epochs: Annotated[int, Field(ge=1, le=100)] = 4
+    """ppo: passes over the batch"""
+    ratio_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """ppo: how far from 1 a ratio of probabilities is paid for"""
+    population: Annotated[int, Field(ge=1, le=10**5)] = 50
+    """evolution: trees that are kept, the youngest"""
+    tournament: Annotated[int, Field(ge=1, le=10**5)] = 10
+    """evolution: of so many the best has a child"""
 
 
 class Search(Model):
@@ -367,6 +379,8 @@ class Search(Model):
     """operations to choose from, identity among them"""
     max_macs: Annotated[float, Field(ge=1, le=10**6)] | None = None
     """most multiply-adds of a candidate, as a multiple of the base network's; null: no limit"""
+    max_parameters: Annotated[float, Field(ge=1, le=10**6)] | None = None
+    """most parameters of a candidate, as a multiple of the base network's; null: no limit"""
     trial: TrialRecipe = TrialRecipe()
     """how a candidate is trained"""
     reward: Reward = Reward()

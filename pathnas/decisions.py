@@ -15,6 +15,8 @@ of the root must insert if no other did; what is inserted may still be nothing b
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,15 +98,18 @@ class Limits:
         ops: the operations that are searched; ``identity`` must be among them.
         sites: the cells that will all hold the tree.
         macs: the most multiply-adds that all cells together may cost for one image; None: any.
+        parameters: the most parameters of all cells together; None: any.
 
     Raises:
-        ValueError: if the ops lack ``identity`` or are unknown, or the base tree exceeds `macs`.
+        ValueError: if the ops lack ``identity`` or are unknown, or the base tree exceeds `macs` or
+            `parameters`.
     """
 
     depth: int = 3
     ops: tuple[str, ...] = SEARCHED_OPS
     sites: tuple[Site, ...] = (Site(CellSpec(Conv(16, 16)), 64),)
     macs: int | None = None
+    parameters: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.ops:
@@ -115,12 +120,13 @@ class Limits:
             raise ValueError(f"expected depth >= 1 and sites, got {self.depth=}, {self.sites=}")
         if not self.allows(BASE_TREE):
             raise ValueError(
-                f"macs must be at least the base tree's {self.cost(BASE_TREE):,}, got {self.macs}"
+                f"macs must be at least the base tree's {self.cost(BASE_TREE):,}, got {self.macs}; "
+                f"parameters at least {self.size(BASE_TREE):,}, got {self.parameters}"
             )
 
     def __reduce__(self) -> tuple[type[Limits], tuple[Any, ...]]:
         # What was remembered stays behind: it may be large, and is soon found out again.
-        return Limits, (self.depth, self.ops, self.sites, self.macs)
+        return Limits, (self.depth, self.ops, self.sites, self.macs, self.parameters)
 
     @cached_property
     def actions(self) -> Actions:
@@ -142,11 +148,20 @@ class Limits:
         return sum(widest**level for level in range(1, self.depth + 1))
 
     @cached_property
+    def _specs(self) -> dict[CellSpec, int]:
+        """How many cells are of each spec."""
+        return dict(Counter(site.spec for site in self.sites))
+
+    @cached_property
     def _costs(self) -> dict[Node, int]:
         return {}
 
     @cached_property
-    def _known_changes(self) -> dict[Hashable, tuple[int | None, ...]]:
+    def _sizes(self) -> dict[Node, int]:
+        return {}
+
+    @cached_property
+    def _known_changes(self) -> dict[Hashable, tuple[Change | None, ...]]:
         return {}
 
     def cost(self, tree: Node) -> int:
@@ -160,13 +175,34 @@ class Limits:
             _remember(self._costs, tree, total)
         return self._costs[tree]
 
+    def size(self, tree: Node) -> int:
+        """Returns the parameters of the tree in all cells.
+
+        Raises:
+            ValueError: if a cell cannot hold the tree.
+        """
+        if tree not in self._sizes:
+            total = sum(cell.cost(tree, spec).parameters * n for spec, n in self._specs.items())
+            _remember(self._sizes, tree, total)
+        return self._sizes[tree]
+
     def holds(self, tree: Node) -> bool:
         """Tells whether every cell can hold the tree, whatever it costs."""
         return all(cell.fits(tree, spec) for spec in self.positions)
 
     def allows(self, tree: Node) -> bool:
-        """Tells whether every cell can hold the tree, within the multiply-adds."""
-        return self.holds(tree) and (self.macs is None or self.cost(tree) <= self.macs)
+        """Tells whether every cell can hold the tree, within multiply-adds and parameters."""
+        if not self.holds(tree):
+            return False
+        within = self.macs is None or self.cost(tree) <= self.macs
+        return within and (self.parameters is None or self.size(tree) <= self.parameters)
+
+
+class Change(NamedTuple):
+    """What an answer adds to the multiply-adds and to the parameters of all cells together."""
+
+    macs: int
+    parameters: int
 
 
 class Question(NamedTuple):
@@ -201,26 +237,31 @@ def mask(state: State, limits: Limits) -> tuple[bool, ...]:
     question = state.agenda[0]
     actions = limits.actions.of[question.kind]
     changes = _changes(state.tree, question, limits)
-    if limits.macs is None:
+    if limits.macs is None and limits.parameters is None:
         legal[actions.start : actions.stop] = [change is not None for change in changes]
     else:
-        room = limits.macs - limits.cost(state.tree)
+        macs = parameters = math.inf
+        if limits.macs is not None:
+            macs = limits.macs - limits.cost(state.tree)
+        if limits.parameters is not None:
+            parameters = limits.parameters - limits.size(state.tree)
         legal[actions.start : actions.stop] = [
-            change is not None and change <= room for change in changes
+            change is not None and change.macs <= macs and change.parameters <= parameters
+            for change in changes
         ]
     if question.kind == "insert" and _must_insert(state.tree, question.path):
         legal[limits.actions.names.index("stop")] = False
     return tuple(legal)
 
 
-def _changes(tree: Node, question: Question, limits: Limits) -> tuple[int | None, ...]:
-    """Returns what each answer adds to the multiply-adds; None where a cell cannot hold it.
+def _changes(tree: Node, question: Question, limits: Limits) -> tuple[Change | None, ...]:
+    """Returns what each answer adds to the costs; None where a cell cannot hold it.
 
     Both depend on the widths at the question's place alone, and so on the concats above it and on
     what stands there; few such places exist, so what was found out for one is kept.
     """
     if question.kind == "insert":
-        return 0, 0
+        return Change(0, 0), Change(0, 0)
     above, node = [], tree
     for index in question.path:
         if node.merge == "concat":
@@ -240,10 +281,10 @@ def _sharing(edge: Edge) -> str | bool:
     return edge.op if edge.op == BASE_OP else ops.get(edge.op).grouped
 
 
-def _change(tree: Node, action: int, path: Path, limits: Limits) -> int | None:
+def _change(tree: Node, action: int, path: Path, limits: Limits) -> Change | None:
     transform = limits.actions.transform(action, path)
     if transform is None:
-        return 0
+        return Change(0, 0)
     grown = transform(tree)
     if not limits.holds(grown):
         return None
@@ -251,7 +292,7 @@ def _change(tree: Node, action: int, path: Path, limits: Limits) -> int | None:
         cell.same_borders(tree, grown, path[:-1], spec) for spec in limits.positions
     ):
         return None
-    return limits.cost(grown) - limits.cost(tree)
+    return Change(limits.cost(grown) - limits.cost(tree), limits.size(grown) - limits.size(tree))
 
 
 def _must_insert(tree: Node, path: Path) -> bool:

@@ -82,7 +82,7 @@ class Setting:
     image_shape: tuple[int, int, int]
     classes: int
     device: str = "cpu"
-    loaders: int = 0
+    loaders: int = field(default=0, metadata={"decides": False})  # no bit of a result
     plugins: Plugins = plugins.NONE
 
     def source(self, name: str) -> data.Source:

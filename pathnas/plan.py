@@ -62,10 +62,19 @@ class Plan:
         networks.check(sketch, splits.image_shape, splits.classes)
         base_macs = networks.macs(sketch, splits.image_shape)
         search = config.search
+        batches = search.episodes >= 2 and not search.asynchronous
+        if search.controller.baseline == "self_critical" and not batches:
+            raise ValueError(
+                "search.controller.baseline: self_critical needs batches of at least two episodes, "
+                "whose last one is greedy: search.episodes >= 2 and search.asynchronous: false"
+            )
         limits = Limits(search.depth, search.ops, networks.sites(sketch, splits.image_shape))
         if search.max_macs is not None:
             allowance = int((search.max_macs - 1) * base_macs) + limits.cost(BASE_TREE)
             limits = replace(limits, macs=allowance)
+        if search.max_parameters is not None:
+            more = int((search.max_parameters - 1) * networks.parameters(sketch))
+            limits = replace(limits, parameters=more + limits.size(BASE_TREE))
         return cls(config, str(device), splits, limits, base_macs)
 
     def digests(self) -> dict[str, str]:

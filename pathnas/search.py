@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pathnas.controllers import Learner
-from pathnas.controllers.rollout import Episode, rollout
+from pathnas.controllers.rollout import Episode
 from pathnas.decisions import Limits
 from pathnas.outcomes import Candidate, Outcome, Reward
 
@@ -169,7 +169,7 @@ def search(
     """Searches until the budget is spent or nothing new is proposed, one update an item.
 
     Args:
-        learner: holds the controller that proposes candidates, and improves it.
+        learner: proposes candidates, and learns from their rewards.
         limits: what a candidate may be.
         evaluate: runs the trials of the new candidates of an update.
         reward: shapes outcomes.
@@ -185,7 +185,7 @@ def search(
     trials = progress.record.trials
     while progress.waiting or budget.allows(progress):
         if not progress.waiting:
-            rolled = rollout(learner.controller, limits, episodes, generator)
+            rolled = learner.propose(limits, episodes, generator)
             propose(progress.propose(rolled, trials.__contains__))
         proposal = progress.waiting[0]
         outcomes = evaluate(proposal)

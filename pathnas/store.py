@@ -128,7 +128,10 @@ class Store:
 
 
 def fingerprint(job: Any) -> str:
-    """Returns a digest of a dataclass that describes a job, without where its files stand."""
+    """Returns a digest of a dataclass that describes a job, by what decides its result.
+
+    Where its files stand does not, nor do fields with the metadata ``{"decides": False}``.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, Path):
@@ -138,7 +141,8 @@ def fingerprint(job: Any) -> str:
         if isinstance(value, BaseModel):
             return value.model_dump()
         if dataclasses.is_dataclass(value):
-            return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            deciding = [f for f in dataclasses.fields(value) if f.metadata.get("decides", True)]
+            return {f.name: getattr(value, f.name) for f in deciding}
         return repr(value)
 
     return hashlib.sha256(json.dumps(job, default=plain, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,9 @@
 """A whole run in half a second: real store, search and controller, trainings replaced by a hash.
 
 Run as a script, it forks one process a run and kills it with SIGKILL at a durable step: before or
-after every commit, every fsync, every rename. ``python -m tests.stub_run FOLDER FIRST LAST EVERY``
-prints one JSON line a kill point: the step, and what differs from the run that was not killed.
+after every commit, every fsync, every rename. ``python -m tests.stub_run FOLDER FIRST LAST EVERY
+[key=value ...]`` prints one JSON line a kill point: the step, and what differs from the run that
+was not killed.
 """
 
 from __future__ import annotations
@@ -155,23 +156,24 @@ def forked(body: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main(root: Path, first: int, last: int, every: int) -> None:
+def main(root: Path, first: int, last: int, every: int, *overrides: str) -> None:
     """Prints what each kill point changed."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     use_stubs()
-    run(root / "whole")  # in this process: what its children inherit has been imported and is warm
+    # In this process: what its children inherit has been imported and is warm.
+    run(root / "whole", *overrides)
     whole = contents(root / "whole" / "smoke" / "record.sqlite")
 
     def killed(runs: Path, step: int) -> None:
         kill_at(step)
-        run(runs)
+        run(runs, *overrides)
 
     for step in range(first, last, every):
         runs = root / f"killed-{step}"
         code = forked(lambda runs=runs, step=step: killed(runs, step))  # type: ignore[misc]
         ended = code == 0
-        code = forked(lambda runs=runs: void(run(runs)))  # type: ignore[misc]
+        code = forked(lambda runs=runs: void(run(runs, *overrides)))  # type: ignore[misc]
         found = contents(runs / "smoke" / "record.sqlite") if code == 0 else {}
         differs = [table for table in whole if found.get(table) != whole[table]]
         print(
@@ -187,4 +189,4 @@ def void(value: object) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), *sys.argv[5:])

@@ -72,7 +72,7 @@ BAD = [
     ("", "se\u200bed: 1", "14: 'se\\u200bed': unknown key; did you mean 'seed'?"),
     ("", "seed: \uff11", "14: seed: expected an integer, got '\\uff11' (a string)"),
     ("", "search: {trial: {birth: g\u0430ted}}", "14: search.trial.birth: expected one of 'gated', "
-     "'hard', got 'g\\u0430ted' (a string)"),
+     "'hard', 'distilled', got 'g\\u0430ted' (a string)"),
     ("name: tiny", "name: /etc", "1: name: must be letters, digits, '_', '.' and '-', beginning "
      "with a letter or a digit; got '/etc' (a string)"),
     ("", '"a b\\n": 1', "14: 'a b\\n': unknown key; known keys: name, seed, runs, device, "
@@ -132,7 +132,8 @@ BAD = [
     ("", "search: {reward: {shape: [tan]}}",
      "14: search.reward.shape: expected one of 'tan', 'accuracy', got a list"),
     ("", "search: {controller: {name: 1}}",
-     "14: search.controller.name: expected one of 'reinforce', 'random', got 1"),
+     "14: search.controller.name: expected one of 'reinforce', 'ppo', 'evolution', 'random', "
+     "got 1"),
     ("", "workers: {deadline: 0}", "14: workers.deadline: must be > 0.0, got 0"),
     ("", "workers: {devices: [0, 1.5]}", "14: workers.devices[1]: expected a string, got 1.5"),
     ("", "workers: {devices: [cuda:0]}", "14: workers.devices[0]: must be a GPU's number or "

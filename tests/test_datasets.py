@@ -26,6 +26,7 @@ from torchvision import datasets as torchvision_datasets
 
 from pathnas import data, datasets
 from pathnas.data import Files, Images, Splits
+from pathnas.datasets import photographs
 
 
 def parts(splits: Splits) -> list[Images]:
@@ -406,8 +407,8 @@ def test_patches_do_not_tell_brightness_and_contrast_of_a_channel() -> None:
     photograph = np.random.default_rng(0).integers(0, 60, (50, 50, 3)).astype(np.uint8)
     y, x = np.array([0, 3, 18]), np.array([18, 5, 0])
     tinted = photograph * np.array([1, 2, 4], np.uint8) + np.array([90, 7, 3], np.uint8)
-    patches = datasets._cut(photograph, y, x)
-    difference = patches.astype(int) - datasets._cut(tinted, y, x)
+    patches = photographs._cut(photograph, y, x)
+    difference = patches.astype(int) - photographs._cut(tinted, y, x)
     assert np.abs(difference).max() <= 1  # rounding
     patch = photograph[3:35, 5:37, 1].astype(float)
     expected = 128 + 40 * (patch - patch.mean()) / patch.std()
@@ -425,9 +426,9 @@ def test_photos_share_no_pixel_between_splits(monkeypatch: pytest.MonkeyPatch) -
     def raw(photograph: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         return np.stack([photograph[i : i + 32, j : j + 32] for i, j in zip(y, x, strict=True)])
 
-    monkeypatch.setattr(datasets, "_photograph", located)
+    monkeypatch.setattr(photographs, "_photograph", located)
     monkeypatch.setattr(
-        datasets, "_cut", lambda *args: np.ascontiguousarray(raw(*args).transpose(0, 3, 1, 2))
+        photographs, "_cut", lambda *args: np.ascontiguousarray(raw(*args).transpose(0, 3, 1, 2))
     )
     splits = datasets.load("photos", train=300, validation=200, test=200)
     for label in range(10):
@@ -444,15 +445,15 @@ def test_photos_share_no_pixel_between_splits(monkeypatch: pytest.MonkeyPatch) -
 @settings(deadline=None, derandomize=True)
 @given(st.integers(216, 800), st.integers(216, 800), st.integers(0, 2**32))
 def test_regions_give_every_split_its_share(height: int, width: int, seed: int) -> None:
-    roles = datasets.regions(height, width, np.random.default_rng(seed))
-    assert roles.shape == (height // datasets.TILE, width // datasets.TILE)
+    roles = photographs.regions(height, width, np.random.default_rng(seed))
+    assert roles.shape == (height // photographs.TILE, width // photographs.TILE)
     counts = np.bincount(roles.flatten(), minlength=3)
     assert np.abs(counts - roles.size * np.array([0.6, 0.2, 0.2])).max() <= 1.2
 
 
 def test_contrast_is_the_deviation_within_each_patch() -> None:
     photograph = np.random.default_rng(0).integers(0, 256, (40, 37, 3)).astype(np.uint8)
-    found = datasets._contrast(photograph)
+    found = photographs._contrast(photograph)
     grey = photograph.astype(float).mean(2)
     expected = [[grey[y : y + 32, x : x + 32].std() for x in range(6)] for y in range(9)]
     np.testing.assert_allclose(found, expected, rtol=1e-9)

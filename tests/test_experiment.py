@@ -12,9 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pathnas import best, config, data, evaluators, experiment, jobs, results
 from pathnas import tree as trees
+from pathnas.database import Database
 from pathnas.search import SearchError
 from tests import whole_run
 from tests.strategies import TINY
+from tests.stub_run import contents
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "experiments" / "smoke.yaml"
@@ -118,9 +120,57 @@ def test_a_run_is_a_function_of_its_config(smoke: dict, tmp_path: Path) -> None:
     assert again["networks"]["best"]["test"] == smoke["networks"]["best"]["test"]
 
 
+@pytest.fixture
+def workers(request: pytest.FixtureRequest) -> list[str]:
+    """Overrides that say where trials run; Ray is started by whoever is first, and takes long."""
+    if request.param.startswith("kind: ray"):
+        request.getfixturevalue("ray_session")
+    return [f"workers={{{request.param}, deadline: 60}}"]
+
+
+SHORT = ("search.trials=4", "search.control=false", "final.wider=false", "final.top=1")
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return run(tmp_path_factory.mktemp("short"), *SHORT)
+
+
+EVERYWHERE = pytest.mark.parametrize(
+    "workers", ["kind: inline", "kind: processes, count: 1", "kind: ray, count: 2"], indirect=True
+)
+
+
 @pytest.mark.slow
-def test_inline_and_another_seed(smoke: dict, tmp_path: Path) -> None:
-    assert timeless(run(tmp_path, "workers.kind=inline")) == timeless(smoke)
+@EVERYWHERE
+def test_everywhere_a_run_records_the_same(short: dict, tmp_path: Path, workers: list[str]) -> None:
+    found = run(tmp_path, *SHORT, *workers)
+    assert timeless(found) == timeless(short)
+    record, expected = (
+        contents(Path(summary["folder"]) / "record.sqlite") for summary in (found, short)
+    )
+    assert record.pop("meta") != expected.pop("meta")  # the workers stand in the config
+    assert record == expected
+
+
+@pytest.mark.slow
+@EVERYWHERE
+def test_asynchronous_runs_use_every_trial(tmp_path: Path, workers: list[str]) -> None:
+    summary = run(tmp_path, *SHORT, *workers, "search.asynchronous=true")
+    assert summary["searches"]["search"]["distinct_trees"] == 4
+    assert summary["searches"]["search"]["failed"] == 0
+    rows = results.trials(summary["folder"])
+    assert [row["state"] for row in rows] == ["done"] * 4
+    database = Database(Path(summary["folder"]) / "record.sqlite", readonly=True)
+    updates = list(database.rows("updates", "number"))
+    database.close()
+    learned = [number for row in updates for number in json.loads(row["episodes"])]
+    assert sorted(learned) == list(range(len(learned))) and len(learned) >= 4
+    assert all("staleness_max" in json.loads(row["metrics"]) for row in updates)
+
+
+@pytest.mark.slow
+def test_another_seed_is_another_run(smoke: dict, tmp_path: Path) -> None:
     other = run(tmp_path / "other", "seed=1", "search.control=false", "final.wider=false")
     assert set(other["networks"]) == {"base", "base_longer", "best"}
     assert other["networks"]["base"] != smoke["networks"]["base"]

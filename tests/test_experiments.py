@@ -17,7 +17,15 @@ SHAPES = {"digits": (1, 8, 8), "synthetic": (1, 8, 8), "imagefolder": (3, 224, 2
 
 def test_the_experiments_are_there() -> None:
     names = {path.stem for path in FILES}
-    assert names == {"cifar10", "cifar10_small", "digits", "imagenet", "photos", "smoke"}
+    assert names == {
+        "cifar10",
+        "cifar10_small",
+        "digits",
+        "imagenet",
+        "photos",
+        "smoke",
+        "surrogate",
+    }
     readme = (FOLDER / "README.md").read_text()
     assert all(f"`{name}.yaml`" in readme for name in names)
 

@@ -15,9 +15,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def killed(folder: Path, first: int, last: int, every: int) -> list[dict[str, Any]]:
-    """What the kill points of a range changed."""
+def killed(
+    folder: Path, first: int, last: int, every: int, *overrides: str
+) -> list[dict[str, Any]]:
+    """What the kill points of a range changed, under settings of the controller."""
     words = [sys.executable, "-m", "tests.stub_run", *map(str, (folder, first, last, every))]
+    words += [f"search.controller.{override}" for override in overrides]
     with open(folder / "output", "w") as output, open(folder / "errors", "w") as errors:
         process = subprocess.Popen(
             words, cwd=ROOT, stdout=output, stderr=errors, start_new_session=True
@@ -39,7 +42,19 @@ def test_runs_killed_while_their_record_is_made_end_the_same(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_runs_killed_at_any_durable_step_end_the_same(tmp_path: Path) -> None:
-    points = killed(tmp_path, 1, 100_000, 1)
-    assert len(points) > 100 and points[-1]["ended"]
+@pytest.mark.parametrize(
+    ("every", "overrides"),
+    [
+        (1, ()),
+        (31, ("name=ppo",)),
+        (31, ("name=evolution", "population=3", "tournament=2")),
+        (31, ("baseline=self_critical", "entropy_end=0.5")),
+    ],
+    ids=["any", "ppo", "evolution", "self_critical"],
+)
+def test_runs_killed_at_a_durable_step_end_the_same(
+    tmp_path: Path, every: int, overrides: tuple[str, ...]
+) -> None:
+    points = killed(tmp_path, 1, 100_000, every, *overrides)
+    assert len(points) >= 100 / every and points[-1]["ended"]
     assert [p for p in points if p["code"] != 0 or p["differs"]] == []

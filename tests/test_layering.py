@@ -24,13 +24,13 @@ FLOORS = [
     {"config_faults", "config_networks", "treecells", "specs"},
     {"config", "datasets", "ops", "flow"},
     {"cell", "recipes"},
-    {"transforms", "drawing", "costs", "graphs", "train_settings"},
+    {"transforms", "drawing", "comparison", "costs", "graphs", "train_settings"},
     {"flow_rules", "deepening"},
     {"layers"},
     {"steps"},
     {"decisions", "outcomes", "receipts", "logs", "places"},
     {"grafting"},
-    {"networks", "optimizer_state", "surrogate", "training", "testing"},
+    {"networks", "optimizer_state", "surrogate", "training", "testing", "counting"},
     {"growth", "weight_files"},
     {"evaluators", "envs", "controllers"},
     {"search"},
@@ -42,7 +42,7 @@ FLOORS = [
     {"experiment", "train_job", "report"},
     {"run", "export", "trainer", "draw"},
     {"full_training", "resume", "status", "doctor"},
-    {"train"},
+    {"train", "compare", "space"},
     {"cli"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -101,7 +101,8 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_importing_the_package_or_the_command_loads_no_torch() -> None:
     code = "import pathnas, pathnas.run, pathnas.train, pathnas.draw, pathnas.tree"
-    code += ", pathnas.cli, pathnas.resume, pathnas.status, pathnas.doctor"
+    code += ", pathnas.cli, pathnas.resume, pathnas.status, pathnas.doctor, pathnas.compare"
+    code += ", pathnas.space"
     assert "torch" not in loaded_by(code)
 
 

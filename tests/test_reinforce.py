@@ -70,7 +70,7 @@ def test_every_baseline_learns(baseline, seed):
     learner = controllers.make("reinforce", LIMITS.actions, seed=seed, baseline=baseline)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(80):
-        rolled = rollout(learner.controller, LIMITS, 10, generator)
+        rolled = learner.propose(LIMITS, 10, generator)
         rewards = [surrogate(episode.tree) for episode in rolled]
         learner.update(rolled, rewards)
     assert np.mean(rewards) > 1.2
@@ -82,6 +82,7 @@ def test_every_baseline_learns(baseline, seed):
         ("paper", [2.0, 2.0 + 0.9 * 4.0, 5.6 + 0.9 * (1.0 - 5.6)]),
         ("batch_mean", [2.0, 6.0, 1.0]),
         ("moving_average", [2.0, 2.0, 0.9 * 2.0 + 0.1 * 6.0]),
+        ("self_critical", [3.0, 8.0, 1.0]),
         ("none", [0.0, 0.0, 0.0]),
     ],
 )
@@ -281,8 +282,8 @@ def test_learners_by_name():
     assert learner.controller.tree_lstm.ops.shape == (9, 4)
     assert learner.entropy == 1e-2 and learner.clip == 40 and learner.baseline == "paper"
     with pytest.raises(
-        ValueError, match="unknown controller 'evolution'; known: random, reinforce"
+        ValueError, match="unknown controller 'magic'; known: evolution, ppo, random, reinforce"
     ):
-        controllers.make("evolution", Actions())
+        controllers.make("magic", Actions())
     with pytest.raises(TypeError):
         controllers.make("reinforce", Actions(), hiden=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -55,11 +55,13 @@ class Job:
     save: Path
     epochs: int = 3
     learning_rate: float = 0.1
+    threads: int = field(default=1, metadata={"decides": False})
 
 
 def test_a_fingerprint_tells_jobs_apart_but_not_where_their_files_stand() -> None:
     job = Job(trees.BASE_TREE, Path("/runs/a/weights/base"))
     first = fingerprint(job)
+    assert fingerprint(replace(job, threads=2)) == first
     assert fingerprint(replace(job, save=Path("/moved/weights/base"))) == first
     others = [
         replace(job, save=Path("/runs/a/weights/other")),

@@ -1,0 +1,97 @@
+"""How many times faster the controller is than one written from the paper, as pairs in one run.
+
+Run it with ``python -m benchmarks.controller``. Both sides do all that sampling and the gradient of
+one update need: the decision process with its masks, the controller forwards, and its gradient.
+They take turns, so a machine that slows down slows both; the ratio is the median over the pairs.
+:mod:`benchmarks.reference_controller` says what the reference does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.reference_controller import ReferenceController
+from benchmarks.rollout import facts
+from pathnas.controllers.policy import Controller
+from pathnas.controllers.reinforce import Reinforce
+from pathnas.controllers.rollout import rollout
+from pathnas.decisions import Limits
+
+PAIRS = {10: 15, 64: 7, 256: 3}
+"""Episodes of an update, and how many pairs are measured by default."""
+
+NO_STEP = 1e-12
+"""A learning rate that leaves the policy as it is, so that all repetitions do alike work."""
+
+
+def ours(learner: Reinforce, limits: Limits, episodes: int, seed: int) -> int:
+    """Samples and learns as a search does; returns the number of decisions."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = rollout(learner.controller, limits, episodes, generator)
+    learner.update(batch, [float(index % 2) for index in range(episodes)])
+    return sum(len(episode.actions) for episode in batch)
+
+
+def theirs(learner: Reinforce, limits: Limits, episodes: int, seed: int) -> int:
+    """Does the same with the reference."""
+    generator = torch.Generator().manual_seed(seed)
+    reference = ReferenceController(learner.controller, limits)
+    learner.controller.zero_grad()
+    walks = [reference.sample(generator) for _ in range(episodes)]
+    reference.learn(walks, [index % 2 - 0.5 for index in range(episodes)], learner.entropy)
+    return sum(len(walk.actions) for walk in walks)
+
+
+def timed(side: Callable[[Reinforce, Limits, int, int], int], *arguments: object) -> float:
+    """Returns the milliseconds that a side needs for a decision."""
+    gc.collect()
+    start = time.perf_counter()
+    decided = side(*arguments)  # type: ignore[arg-type]
+    return (time.perf_counter() - start) * 1e3 / decided
+
+
+def measure(episodes: int, pairs: int) -> dict[str, float]:
+    """Returns medians: milliseconds a decision of either side, and the ratio of a pair."""
+    learner = Reinforce(Controller(), learning_rate=NO_STEP)
+    limits = Limits()
+    timed(theirs, learner, limits, 2, 0)
+    for seed in range(3):
+        timed(ours, learner, limits, episodes, seed)
+    found = []
+    for seed in range(pairs):
+        sides = theirs, ours
+        reference, own = (timed(side, learner, limits, episodes, seed) for side in sides)
+        found.append((reference, own, reference / own))
+    names = "reference", "controller", "ratio"
+    return dict(zip(names, map(statistics.median, zip(*found, strict=True)), strict=True))
+
+
+def main() -> None:
+    """Prints the table, and writes it as JSON if asked."""
+    parser = argparse.ArgumentParser(description="the controller against its reference")
+    parser.add_argument("--pairs", type=int, help="of each row (default: 15, 7, 3)")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(facts())
+    print(f"{'episodes':>8} {'reference':>10} {'controller':>11} {'ratio':>6}  (ms a decision)")
+    rows = {}
+    for episodes, pairs in PAIRS.items():
+        row = rows[episodes] = measure(episodes, arguments.pairs or pairs)
+        print(
+            f"{episodes:8} {row['reference']:10.3f} {row['controller']:11.4f} {row['ratio']:6.1f}"
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": facts(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Controllers side by side: ``python -m pathnas.compare experiments/x.yaml --seeds 5``.
+
+The same env, evaluator, budget and seeds for each. Every search is a run with a folder of its own,
+so a comparison that was broken off goes on with the same command.
+"""
+
+# Threads are set before torch is imported, and workers import this module again: so the rest of the
+# library is imported where it is used.
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathnas.executors import THREADS
+
+if TYPE_CHECKING:
+    from pathnas.comparison import Curve
+    from pathnas.config import Config
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+KINDS = ("reinforce", "ppo", "evolution", "random")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m pathnas.compare",
+        description="Compare controllers on the same space, trials, budget and seeds. The same "
+        "command again continues what was broken off.",
+    )
+    found.add_argument("config", help="YAML file of the experiment")
+    found.add_argument("overrides", nargs="*", metavar="key=value", help="override of a key")
+    found.add_argument(
+        "--controllers",
+        default="reinforce,random,evolution",
+        help=f"names with commas, of {', '.join(KINDS)} (default: reinforce,random,evolution)",
+    )
+    found.add_argument("--seeds", type=int, default=5, help="seeds 0 to N - 1 (default: 5)")
+    found.add_argument(
+        "--surrogate", action="store_true", help="trials of microseconds instead of trainings"
+    )
+    found.add_argument("--to", type=Path, help="folder of the results (default: in the runs)")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    options = parser().parse_intermixed_args(arguments)
+    os.environ.update(THREADS)
+    import torch
+
+    from pathnas import comparison, config, files
+
+    torch.set_num_threads(1)
+    try:
+        names = _names(options)
+        settings = config.load(options.config, options.overrides)
+        to = options.to or Path(settings.runs) / f"{settings.name}-compare"
+        search = on_surrogate if options.surrogate else in_run
+        curves: dict[str, list[Curve]] = {name: [] for name in names}
+        for seed in range(options.seeds):
+            for name in names:
+                curves[name].append(search(settings, name, seed))
+                best = max(curves[name][-1].rewards)
+                print(f"{name}, seed {seed}: best reward {best:.4f}", flush=True)
+        found = comparison.summary(curves, settings.search.trials)
+        to.mkdir(parents=True, exist_ok=True)
+        files.write_json(to / "comparison.json", found)
+        comparison.draw(curves, settings.search.trials).savefig(to / "comparison.png")
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except (RuntimeError, OSError) as error:
+        print(f"the comparison failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(comparison.table(found))
+    print(f"table and picture in {to}")
+    return 0
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    names = [str(name) for name in options.controllers.split(",")]
+    if options.seeds < 1 or not set(names) <= set(KINDS) or len(set(names)) < len(names):
+        raise ValueError(
+            f"expected --seeds >= 1 and distinct --controllers of {', '.join(KINDS)}, got "
+            f"{options.seeds} and {options.controllers!r}"
+        )
+    return names
+
+
+def on_surrogate(settings: Config, name: str, seed: int) -> Curve:
+    """Returns the curve of a search whose trials the surrogate answers."""
+    import torch
+
+    from pathnas import controllers
+    from pathnas.comparison import Curve
+    from pathnas.evaluators import seed_of
+    from pathnas.plan import Plan
+    from pathnas.search import Budget, Progress, search
+    from pathnas.surrogate import Surrogate
+
+    plan = Plan.of(settings)
+    limits, evaluator = plan.limits, Surrogate(plan.limits)
+    seed = seed_of(seed, "search")
+    own = settings.search.controller.model_dump(exclude={"name"})
+    progress, seconds, start = Progress(), [], time.perf_counter()
+    for update in search(
+        controllers.make(name, limits.actions, seed=seed, **own),
+        limits,
+        lambda proposal: [evaluator(candidate) for candidate in proposal.fresh],
+        plan.reward(),
+        progress,
+        budget=Budget(settings.search.trials, settings.search.patience),
+        episodes=settings.search.episodes,
+        generator=torch.Generator().manual_seed(seed),
+    ):
+        seconds += [time.perf_counter() - start] * len(update.trials)
+    return Curve([trial.reward for trial in progress.record.trials.values()], seconds)
+
+
+def in_run(settings: Config, name: str, seed: int) -> Curve:
+    """Returns the curve of a run, which is begun, continued or only read."""
+    from pathnas import config, experiment, folder, results
+    from pathnas.comparison import Curve
+    from pathnas.console import Console
+    from pathnas.database import Database
+    from pathnas.plan import Plan
+    from pathnas.store import RECORD
+
+    own = config.override(
+        settings,
+        [
+            f"name={settings.name}-{name}-{seed}",
+            f"seed={seed}",
+            f"search.controller.name={name}",
+            "search.control=false",
+        ],
+    )
+    with folder.open_run(own) as store:
+        path = store.path
+        summary = experiment.run(Plan.of(own), store, Console(quiet=True))
+    database = Database(path / RECORD, readonly=True)
+    try:
+        ended = {row["number"]: row["seconds"] for row in database.rows("updates", search="search")}
+    finally:
+        database.close()
+    rows = [row for row in results.trials(path) if row["search"] == "search"]
+    rows = [row for row in rows if row["reward"] is not None and row["update"] in ended]
+    return Curve(
+        [row["reward"] for row in rows],
+        [ended[row["update"]] for row in rows],
+        summary["networks"]["best"].get("test"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

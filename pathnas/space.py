@@ -1,0 +1,71 @@
+"""The size of a search space and its costs: ``python -m pathnas.space experiments/x.yaml``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathnas.counting import Space
+    from pathnas.decisions import Limits
+
+EXIT_USAGE = 2
+SAMPLES = 1000
+SEED = 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m pathnas.space",
+        description="Print how many trees an experiment searches, what they cost, and whether its "
+        "limits can be met. Nothing is trained.",
+    )
+    found.add_argument("config", help="YAML file of the experiment")
+    found.add_argument("overrides", nargs="*", metavar="key=value", help="override of a key")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code; a limit below the base network's is bad input."""
+    options = parser().parse_intermixed_args(arguments)
+    import torch
+
+    from pathnas import config, counting
+    from pathnas.plan import Plan
+
+    try:
+        limits = Plan.of(config.load(options.config, options.overrides)).limits
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    generator = torch.Generator().manual_seed(SEED)
+    found = counting.measure(limits, counting.random_trees(limits, SAMPLES, generator))
+    print(report(found, limits))
+    return 0
+
+
+def report(space: Space, limits: Limits) -> str:
+    """Returns what is known of a space as lines for a person."""
+    how = "distinct trees" if space.exact else "distinct trees at most (some cells are too narrow)"
+    lines = [f"depth up to {depth}: {n:,} {how}" for depth, n in enumerate(space.counts, start=1)]
+    lines.append(f"{'all cells together':<20}{'multiply-adds':>18}{'parameters':>16}")
+    for name, cost in (
+        ("smallest (base)", space.smallest),
+        ("median, random", space.median),
+        ("largest", space.largest),
+    ):
+        lines.append(f"{name:<20}{cost.macs:>18,}{cost.parameters:>16,}")
+    bounds = [f"{n:,}" if n is not None else "-" for n in (limits.macs, limits.parameters)]
+    lines.append(f"{'limit':<20}{bounds[0]:>18}{bounds[1]:>16}")
+    lines.append(
+        f"the limits can be met: the base tree does, and {space.within:.1%} of {SAMPLES} random "
+        "trees drawn without them"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
