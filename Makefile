@@ -11,10 +11,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/typed .
 	MYPYPATH=.venv/typed $(BIN)/mypy -p pathnas
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.rollout
