@@ -20,7 +20,12 @@ pytestmark = pytest.mark.slow
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout, so that building leaves no trace in it."""
     copy = tmp_path_factory.mktemp("source") / "checkout"
-    ignored = shutil.ignore_patterns(".*", "runs", "data", "build", "*.egg-info", "__pycache__")
+    everywhere = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        left = {"runs", "data", "build", "site"} if Path(folder) == ROOT else set()
+        return left | set(everywhere(folder, names))
+
     shutil.copytree(ROOT, copy, ignore=ignored)
     return copy
 
