@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from importlib.util import find_spec
 from types import ModuleType
 
 import pathnas
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+"""What a shell says of a process that SIGPIPE ended."""
 
 COMMANDS = {
     "run": "search for a better network, from a YAML file",
@@ -33,14 +35,20 @@ COMMANDS = {
 }
 
 
-def available() -> dict[str, str]:
-    """Returns the commands whose modules are there, each with what it does."""
-    return {name: does for name, does in COMMANDS.items() if find_spec(f"pathnas.{name}")}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _main(words)
+        finally:  # argparse ends by SystemExit; and what is buffered fails only now
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+
+
+def _main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if words else sys.stderr)
         return 0 if words else EXIT_USAGE
@@ -49,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if words[0] == "--completion":
         return _completion(words[1:])
-    if words[0] not in available():
-        near = difflib.get_close_matches(words[0], available(), 1)
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else "see pathnas --help"
         print(f"unknown command {words[0]!r}; {hint}", file=sys.stderr)
         return EXIT_USAGE
@@ -65,14 +73,14 @@ def module(command: str) -> ModuleType:
     """Returns the module that does a command: it has `main`, and perhaps `parser`."""
     name = f"pathnas.{command}"
     package = importlib.import_module(name)
-    if find_spec(name) and hasattr(package, "__path__"):
+    if hasattr(package, "__path__"):
         return importlib.import_module(f"{name}.__main__")
     return package
 
 
 def usage() -> str:
     """Returns what ``pathnas --help`` prints."""
-    commands = "\n".join(f"  {name:<9} {does}" for name, does in available().items())
+    commands = "\n".join(f"  {name:<9} {does}" for name, does in COMMANDS.items())
     return (
         f"usage: pathnas COMMAND [arguments]\n\n"
         f"Grow a trained network into a better one.\n\n"
@@ -92,14 +100,14 @@ def _completion(words: Sequence[str]) -> int:
     if len(words) != 1 or words[0] not in ("bash", "zsh"):
         print("expected --completion bash or --completion zsh", file=sys.stderr)
         return EXIT_USAGE
-    cases = "\n".join(f'    {name}) words="{" ".join(_options(name))}" ;;' for name in available())
+    cases = "\n".join(f'    {name}) words="{" ".join(_options(name))}" ;;' for name in COMMANDS)
     if words[0] == "zsh":
         print("autoload -U +X bashcompinit && bashcompinit")
     print(
         f"_pathnas() {{\n"
         f'  local word="${{COMP_WORDS[COMP_CWORD]}}" words\n'
         f'  case "${{COMP_WORDS[1]}}" in\n{cases}\n  esac\n'
-        f'  [ "$COMP_CWORD" -eq 1 ] && words="{" ".join(available())} --help --version"\n'
+        f'  [ "$COMP_CWORD" -eq 1 ] && words="{" ".join(COMMANDS)} --help --version"\n'
         f'  COMPREPLY=($(compgen -W "$words" -- "$word"))\n'
         f"}}\n"
         f"complete -o default -F _pathnas pathnas"

@@ -22,7 +22,11 @@ EXIT_FAILED = 1
 
 MARKS = {"ok": ("ok", 32), "note": ("--", 33), "fault": ("!!", 31)}
 
-NEEDED = ("torch", "torchvision", "gymnasium", "networkx", "numpy", "pydantic", "tensorboard")
+NEEDED = (
+    *("torch", "torchvision", "gymnasium", "networkx", "numpy", "pillow", "tensorboard"),
+    *("pydantic", "pyyaml", "filelock", "safetensors", "matplotlib", "jinja2", "markupsafe"),
+    *("tqdm", "scikit-learn"),
+)
 OPTIONAL = {
     "ray": ("trials on a cluster", "pip install 'pathnas[ray]'"),
     "onnx": ("export to ONNX", "pip install 'pathnas[onnx]'"),
@@ -99,8 +103,11 @@ def findings(data: Path, runs: Path, ray: str | None) -> list[Finding]:
         runs: folder of runs.
         ray: address of a Ray cluster, ``HOST:PORT``.
     """
+    python = _python()
+    if python.state == "fault":
+        return [python]  # the rest asks Linux
     return [
-        _python(),
+        python,
         *map(_needed, ("pathnas", *NEEDED)),
         *_devices(),
         _memory(),
@@ -195,9 +202,9 @@ def _data(folder: Path) -> list[Finding]:
 
 
 def _ray(address: str | None) -> Finding:
-    if address is None:
+    if not address or address == "auto":
         return Finding(
-            "Ray cluster", "note", "no address given", "--ray HOST:PORT, if you have one"
+            "Ray cluster", "note", "no HOST:PORT given", "--ray HOST:PORT, if you have one"
         )
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:

@@ -42,9 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from pathnas import drawing, files, train_settings
     from pathnas import tree as trees
+    from pathnas.plugins import Plugins
 
     try:
-        tree = train_settings.tree_of(options.tree).tree
+        found = train_settings.tree_of(options.tree)
+        tree = found.tree
+        if found.config is not None and options.width is not None:
+            Plugins(found.config.plugins)  # their operations have a cost
         costs = None if options.width is None else _costs(tree, options.width)
         kind = options.output.suffix[1:].lower() if options.output is not None else "svg"
         if kind not in drawing.KINDS:

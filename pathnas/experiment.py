@@ -7,6 +7,7 @@ validation set; the test set is written for the workers only after every choice 
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
         ) as executor,
         Board(store.path / "tensorboard", plan.limits.sites) as board,
     ):
-        board.begin(configs.dump(config), f"python -m pathnas.run --resume {store.path}")
+        board.begin(
+            configs.dump(config), f"python -m pathnas.run --resume {shlex.quote(str(store.path))}"
+        )
         experiment = Experiment(plan, store, Jobs(executor, console, store), board)
         base = experiment.train_base(setting)
         searched = {"search": experiment.search("search", base)}
@@ -87,10 +90,11 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
 
 def _next(folder: Path, name: str) -> str:
     """Returns the commands for what may be done with the network that was found."""
+    place = shlex.quote(str(folder))
     return (
-        f"python -m pathnas.export {folder} --to {name}-net\n"
-        f"python -m pathnas.train {folder} --to {name}-trained\n"
-        f"python -m pathnas.report {folder}"
+        f"python -m pathnas.export {place} --to {name}-net\n"
+        f"python -m pathnas.train {place} --to {name}-trained\n"
+        f"python -m pathnas.report {place}"
     )
 
 

@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def _command(options: argparse.Namespace) -> int:
             try:
                 summary = experiment.run(planned, store, console)
             except KeyboardInterrupt:
-                print(f"to continue: python -m pathnas.run --resume {store.path}", file=sys.stderr)
+                place = shlex.quote(str(store.path))
+                print(f"to continue: python -m pathnas.run --resume {place}", file=sys.stderr)
                 raise
             with store.database.understanding("the summary"):
                 text = json.dumps(summary) if options.json else result(summary)
@@ -109,7 +111,7 @@ def _report(path: Path) -> None:
         if not written.exists() or written.stat().st_mtime < summary.stat().st_mtime:
             report.write(path)
     except Exception as error:  # whatever it is, the run itself has its result
-        again = f"python -m pathnas.report {path}"
+        again = f"python -m pathnas.report {shlex.quote(str(path))}"
         print(
             f"warning: the report could not be written: {type(error).__name__}: {error}; "
             f"to try again: {again}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = EXIT_DAMAGED
     if options.json:
         print(json.dumps(found, indent=1))
-    else:
+    elif found:
         colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         print("\n\n".join(shown(one, colours=colours) for one in found))
     return code
@@ -74,12 +75,14 @@ def status(facts: Facts) -> dict[str, Any]:
         if not rows:
             continue
         states, failed = facts.states(name), sum(facts.failures(name).values())
+        # Nobody runs what a process that died had begun: it will be begun again.
+        running = states["running"] if facts.state == "running" else 0
         searches[name] = {
             "budget": search["trials"] if name == "search" else len(facts.trials["search"]),
             "done": states["ok"] + failed,
             "failed": failed,
-            "running": states["running"],
-            "pending": states["pending"],
+            "running": running,
+            "pending": states["pending"] + states["running"] - running,
             "best": next(
                 ({key: row[key] for key in SHOWN} for row in facts.best(name)),
                 None,
@@ -137,7 +140,7 @@ def shown(one: dict[str, Any], *, colours: bool) -> str:
     elif one["phase"] in ("data", "base", "search"):
         lines.append(f"  left     {_left(one)}")
     if one["state"] == "broken off":
-        lines.append(f"  go on    python -m pathnas.run --resume {one['folder']}")
+        lines.append(f"  go on    python -m pathnas.run --resume {shlex.quote(one['folder'])}")
     return "\n".join(lines)
 
 

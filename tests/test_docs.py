@@ -101,7 +101,7 @@ def test_the_documents_name_commands_and_files_that_are_there() -> None:
             assert (ROOT / path).is_file()
         for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
             for name in re.findall(r"^(?:\.venv/bin/)?pathnas ([a-z]+)", block, re.MULTILINE):
-                assert name in cli.available(), f"{page}: {name}"
+                assert name in cli.COMMANDS, f"{page}: {name}"
 
 
 def test_summary_and_event_tags_are_documented(digits: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import json
+import re
 import socket
 from collections import namedtuple
 from pathlib import Path
@@ -32,6 +34,27 @@ def test_for_people_advice_stands_below(tmp_path: Path, capsys: pytest.CaptureFi
     assert "-> put cifar-10-python.tar.gz there" in shown and "\033" not in shown
     one = doctor.Finding("x", "fault", "y", "z")
     assert doctor.shown(one, colours=True).startswith("\033[31m!!\033[0m x")
+
+
+def test_all_that_is_required_is_looked_at() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(Path(__file__).parent.parent / "setup.cfg")
+    required = settings["options"]["install_requires"].split()
+    assert set(doctor.NEEDED) == {re.split("[<>=]", one)[0] for one in required}
+
+
+def test_elsewhere_than_on_linux_it_says_so_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.delattr("os.sched_getaffinity")
+    [one] = found(tmp_path).values()
+    assert one.state == "fault" and "Linux" in one.advice
+
+
+@pytest.mark.parametrize("address", ["", "auto", None])
+def test_without_an_address_of_ray_nothing_is_wrong(tmp_path: Path, address: str | None) -> None:
+    assert found(tmp_path, address)["Ray cluster"].state == "note"
 
 
 def test_images_are_found(tmp_path: Path) -> None:

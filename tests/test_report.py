@@ -154,6 +154,18 @@ def test_front_holds_what_no_other_beats() -> None:
     assert [(r["macs"], r["accuracy"]) for r in views.front(rows)] == [(1, 0.5), (2, 0.7), (3, 0.9)]
 
 
+def test_operations_of_a_plugin_are_shown_without_it(copy: Path) -> None:
+    found = facts.read(copy)
+    found.config["plugins"] = ["somebody.elses"]
+    row = found.trials["search"][0]
+    own = trees.Node((trees.Edge("mine"), trees.Edge("mine")), "concat", "replicate")
+    mine = trees.Node((trees.Edge("base", own),))
+    found.trees[row["key"]] = trees.to_json(mine)
+    [first, *_] = views.table(found)[0]
+    assert "mine" in first["details"] and "grown by" not in first["details"]
+    assert "the wider the more" not in pages.run_page(found)
+
+
 def test_too_many_trials_leave_the_worst_out(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = facts.read(copy)
     whole = sum(map(len, found.trials.values()))

@@ -31,6 +31,7 @@ def run_page(facts: Facts) -> str:
         facts=facts,
         shape=_shape(facts),
         answer=views.answer(facts, painter),
+        weighted=painter.weighted,
         best=views.best_trees(facts, painter),
         verdict=views.verdict(facts),
         commands=views.commands(facts),

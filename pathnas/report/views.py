@@ -63,10 +63,15 @@ class Drawn:
 
 
 class Painter:
-    """Draws the trees of a run, with edges as wide as their multiply-adds in its network."""
+    """Draws the trees of a run, with edges as wide as their multiply-adds in its network.
+
+    Attributes:
+        weighted: whether that is known; otherwise all edges are of one width.
+    """
 
     def __init__(self, facts: Facts) -> None:
         self._sites = _sites(facts)
+        self.weighted = bool(self._sites)
 
     def draw(self, tree: Node, row: dict[str, Any]) -> Drawn:
         """Returns a tree with its picture."""
@@ -270,7 +275,8 @@ def table(facts: Facts) -> tuple[list[dict[str, Any]], int]:
 def _details(facts: Facts, row: dict[str, Any]) -> str:
     tree = trees.from_json(facts.trees[row["key"]])
     lines = [trees.indented(tree), ""]
-    lines += [f"grown by {step}" for step in transforms.growth(tree)]
+    if not facts.config["plugins"]:  # only the user's own code knows their operations
+        lines += [f"grown by {step}" for step in transforms.growth(tree)]
     known = {name: row[name] for name in ("parameters", "images", "seed", "attempt", "error")}
     lines += [f"{name} {value}" for name, value in known.items() if value is not None]
     return "\n".join(lines)
