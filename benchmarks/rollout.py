@@ -10,6 +10,7 @@ import argparse
 import platform
 import statistics
 import time
+from pathlib import Path
 
 import torch
 
@@ -44,10 +45,15 @@ def measure(episodes: int, repetitions: int) -> tuple[float, float, float]:
 
 def facts() -> str:
     """Returns one line on the machine and the versions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return (
-        f"torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{torch.get_num_threads()} thread, {torch.backends.cpu.get_cpu_capability()}, "
-        f"{platform.machine()} {platform.processor()}".rstrip()
+        f"{names[0] if names else platform.processor()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
     )
 
 
