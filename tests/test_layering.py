@@ -22,6 +22,7 @@ FLOORS = [
         *("checkpoints", "parallel", "weight_average"),
     },
     {"config_faults", "config_networks", "treecells", "specs"},
+    {"config_types"},
     {"config", "datasets", "ops", "flow"},
     {"cell", "recipes"},
     {"transforms", "drawing", "comparison", "costs", "graphs", "train_settings"},
