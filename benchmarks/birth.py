@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rollout import facts
+from benchmarks.machine import facts
 from benchmarks.spread import random_candidates
 from pathnas import config, evaluators, executors, experiment, networks, training
 from pathnas.config import Recipe, TrialRecipe

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.machine import facts
 from benchmarks.reference_controller import ReferenceController
-from benchmarks.rollout import NO_STEP, facts
+from benchmarks.rollout import NO_STEP
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import rollout

@@ -7,13 +7,12 @@ process, its masks and observations, the controller. The gradient is one whole u
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.machine import facts
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import rollout
@@ -41,20 +40,6 @@ def measure(episodes: int, repetitions: int) -> tuple[float, float, float]:
         found.append((decisions, (sampled - start) * each, (learned - sampled) * each))
     decided, sampling, gradient = zip(*found[3:], strict=True)
     return statistics.median(decided), statistics.median(sampling), statistics.median(gradient)
-
-
-def facts() -> str:
-    """Returns one line on the machine and the versions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (
-        f"{names[0] if names else platform.processor()}, "
-        f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
-    )
 
 
 def main() -> None:
