@@ -152,7 +152,7 @@ REFUSED: list[tuple[str, Break, str]] = [
      rf"trials \(search, 0\) {SHA}"),
     ("a number of a trial", sql(f"UPDATE trials SET number = 9 WHERE {SEARCH} AND number = 5"),
      "trials of the search are missing"),
-    ("a reward", sql("UPDATE outcomes SET reward = reward + 1"), rf"outcomes \(search, 0\) {SHA}"),
+    ("a reward", sql("UPDATE outcomes SET reward = reward + 1"), rf"outcomes \(search, \d\) {SHA}"),
     ("an outcome", sql("UPDATE outcomes SET outcome = '{}' WHERE number = 1"),
      rf"outcomes \(search, 1\) {SHA}"),
     ("an update", sql("UPDATE updates SET rewards = '[1, 1]' WHERE number = 2"),
