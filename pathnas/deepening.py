@@ -209,7 +209,7 @@ def _born(activation: nn.Module | None, birth: ops.Birth) -> nn.Module:
     return Gate(inner) if birth == "gated" else inner
 
 
-class _Measured(Exception):
+class _Measured(BaseException):  # so that no `except Exception` of the network catches it
     """Ends a pass that has measured what it was for."""
 
 
