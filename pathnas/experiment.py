@@ -24,7 +24,7 @@ from pathnas.asynchronous import AsynchronousSearch
 from pathnas.board import Board
 from pathnas.console import Console
 from pathnas.database import RecordError
-from pathnas.evaluators import Setting, seed_of
+from pathnas.evaluators import Setting, seed_of, sketch
 from pathnas.finals import Finals, test_once
 from pathnas.jobs import Finished, JobFailed, Jobs
 from pathnas.ledger import Ledger
@@ -81,7 +81,7 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
         with experiment.jobs.phase("test"):
             tests = test_once(experiment.jobs, picks)
         summary = experiment.summary(base, searched, picks, tests)
-        board.network(best.load(store.path / "best").network)
+        board.network(sketch(picks["best"].job).eval())
         board.ended(summary, config.model_dump(), _next(store.path, config.name))
     files.write_json(store.path / "summary.json", summary)
     store.note(summary=summary)

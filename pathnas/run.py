@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import re
@@ -132,8 +131,6 @@ def _config(options: argparse.Namespace) -> Config:
             raise ValueError("--extend needs --resume FOLDER")
         if options.config is None:
             raise ValueError("expected a YAML file or --resume FOLDER; see --help")
-        if not Path(options.config).exists():
-            raise FileNotFoundError(unknown_file(options.config))
         return config.load(options.config, options.overrides)
     if options.new:
         raise ValueError("--new begins a run and --resume continues one: give one of them")
@@ -146,16 +143,6 @@ def _config(options: argparse.Namespace) -> Config:
     # Without a file, the first override stands where the file would.
     overrides = [*([options.config] if options.config else []), *options.overrides]
     return folder.resumed(Path(options.resume), overrides, extend)
-
-
-def unknown_file(path: str) -> str:
-    """Returns what to say of a YAML file that is not there: with the nearest that are."""
-    folders = dict.fromkeys((Path(path).parent, Path("experiments"), Path(".")))
-    known = {str(file): file.stem for folder in folders for file in sorted(folder.glob("*.yaml"))}
-    stems = difflib.get_close_matches(Path(path).stem, known.values(), 3, 0.6)
-    near = [file for stem in stems for file in known if known[file] == stem]
-    hint = f"did you mean {' or '.join(near[:3])}?" if near else "give a YAML file"
-    return f"{path}: no such file; {hint}"
 
 
 def result(summary: dict[str, Any]) -> str:

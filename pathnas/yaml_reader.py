@@ -327,10 +327,13 @@ def hint(word: object, known: Iterable[str], label: str) -> str:
 
 
 def _files_near(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"there is no folder {shorten(str(path.parent))!r} either"
-    names = sorted(file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml"))
-    near = difflib.get_close_matches(path.name, names) or names[:5]
+    """Names YAML files that may have been meant: beside it, in ``experiments``, or here."""
+    folders = {folder.resolve(): folder for folder in (Path("."), Path("experiments"), path.parent)}
+    folders = {place: folders[place] for place in reversed(folders) if place.is_dir()}
+    found = [file for folder in folders.values() for file in sorted(folder.iterdir())]
+    files = [file for file in found if file.suffix in (".yaml", ".yml")]
+    stems = difflib.get_close_matches(path.stem, {file.stem for file in files})
+    near = [file for stem in stems for file in files if file.stem == stem] or files
     if not near:
-        return "its folder holds no YAML file"
-    return f"nearest: {', '.join(str(path.with_name(name)) for name in near)}"
+        return f"there is no YAML file in {shorten(str(path.parent))!r} either"
+    return f"nearest: {', '.join(map(str, near[:3]))}"

@@ -297,7 +297,8 @@ def test_all_faults_come_at_once_file_first_in_order_of_lines(tmp_path):
     ]
 
 
-def test_a_missing_file_names_the_nearest(tmp_path):
+def test_a_missing_file_names_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name in ("digits.yaml", "cifar10.yaml"):
         (tmp_path / name).write_text(MINIMAL)
     with pytest.raises(ConfigError) as caught:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import pathlib
 import time
 
 import pytest
@@ -205,7 +206,8 @@ def test_overrides_that_cannot_be_are_faults(text, message):
     assert document.faults == [(f"override {text!r}", message)]
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_files_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "digits.yaml").write_text("a: 1")
     (tmp_path / "cifar10.yml").write_text("a: 1")
     (tmp_path / "big.yaml").write_text("a" * (SIZE + 1))
@@ -215,7 +217,7 @@ def test_files_that_cannot_be_read(tmp_path):
         "digit.yaml": f"no such file; nearest: {tmp_path / 'digits.yaml'}",
         "zzz": "no such file; nearest: "
         + ", ".join(str(tmp_path / name) for name in ("big.yaml", "cifar10.yml", "digits.yaml")),
-        "no/x.yaml": "no such file; there is no folder",
+        "no/digit.yaml": "no such file; nearest: digits.yaml",
         "a\0b": "no such file; nearest: ",
         "big.yaml": "larger than 256 KiB",
         "latin.txt": "not UTF-8 text",
@@ -229,9 +231,18 @@ def test_files_that_cannot_be_read(tmp_path):
         assert caught.value.line == (2 if name == "latin.txt" else None)
 
 
-def test_an_empty_folder_has_no_nearest_file(tmp_path):
-    with pytest.raises(YamlError, match="no such file; its folder holds no YAML file"):
+def test_an_empty_folder_has_no_nearest_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(YamlError, match="no such file; there is no YAML file in"):
         yaml_reader.read(tmp_path / "x.yaml")
+
+
+def test_a_file_is_near_that_stands_among_the_experiments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "smoke.yaml").write_text("a: 1")
+    with pytest.raises(YamlError, match=r"no such file; nearest: experiments/smoke\.yaml"):
+        yaml_reader.read(pathlib.Path("smok.yaml"))
 
 
 def test_a_byte_order_mark_is_skipped(tmp_path):
