@@ -29,8 +29,9 @@ from pathnas.transforms import Birth, grow, growth
 from pathnas.tree import BASE_TREE, Node
 from pathnas.weight_files import load_weights, moments_file, optimizer_file, save_weights
 
-BirthMode = Literal["gated", "hard", "distilled"]
-"""``"distilled"``: hard, and then a short distillation from the base network's logits."""
+BirthMode = Literal["gated", "hard", "distilled", "scratch"]
+"""``"distilled"``: hard, and then a short distillation from the base network's logits.
+``"scratch"``: nothing is inherited or grown; the network of the tree begins from fresh weights."""
 
 CALIBRATION_IMAGES = 256
 EVALUATION_BATCH = 500
@@ -178,6 +179,8 @@ def build(job: Training) -> nn.Module:
         ValueError: if the tree does not fit or the weights are of another network.
     """
     with torch.random.fork_rng(devices=[]):
+        if job.birth == "scratch":
+            return _from_scratch(job)
         network = _before_growth(job)
         if job.tree != BASE_TREE:
             mode: Literal["gated", "hard"] = "gated" if job.birth == "gated" else "hard"
@@ -205,6 +208,15 @@ def _before_growth(job: Training) -> nn.Module:
         if moments.exists():
             cell.set_moments(network, load_file(moments))
     return network
+
+
+def _from_scratch(job: Training) -> nn.Module:
+    """Seeds torch's global generator and draws from it."""
+    if job.weights is not None:
+        raise ValueError(f"birth 'scratch' inherits nothing, got weights={str(job.weights)!r}")
+    torch.manual_seed(seed_of(job.seed, "weights"))
+    shape, classes = job.setting.image_shape, job.setting.classes
+    return networks.build(channels=shape[0], classes=classes, tree=job.tree, **job.network)
 
 
 def _generator(job: Training, purpose: str) -> torch.Generator:

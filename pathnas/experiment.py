@@ -55,7 +55,7 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
     config, workers = store.config, store.config.workers
     console.line(f"run folder {store.path}" + (", resumed" if store.resumed else ""))
     console.notes(store.notes)
-    _check_images(plan, store)
+    check_images(plan, store)
     setting = plan.prepare(store.path / "data")
     shutil.rmtree(store.path / "tensorboard", ignore_errors=True)  # it is written again
     with (
@@ -83,8 +83,12 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
     return summary
 
 
-def _check_images(plan: Plan, store: Store) -> None:
-    """Notes which images the run uses, and refuses others in a resume."""
+def check_images(plan: Plan, store: Store) -> None:
+    """Notes which images the run uses, and refuses others in a resume.
+
+    Raises:
+        RecordError: if they are not those that the run began with.
+    """
     found, noted = plan.digests(), store.meta("images")
     if noted is None:
         store.note(images=found)

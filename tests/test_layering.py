@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = [
     {"interrupts"},
-    {"files"},
+    {"files", "agreement"},
     {
         *("tree", "data", "yaml_reader", "executors", "probing", "tracing", "database"),
         *("drop_path", "scheduled", "clones", "plugins", "channels", "wrappers"),
@@ -38,11 +38,11 @@ FLOORS = [
     {"clock"},
     {"store"},
     {"best", "folder", "jobs", "results", "trials"},
-    {"finals", "train_folder"},
+    {"finals", "train_folder", "auditing"},
     {"experiment", "train_job"},
     {"run", "export", "trainer"},
     {"full_training"},
-    {"train", "compare", "space"},
+    {"train", "compare", "space", "audit"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(
@@ -100,7 +100,7 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_importing_the_package_or_the_command_loads_no_torch() -> None:
     assert "torch" not in loaded_by(
-        "import pathnas, pathnas.run, pathnas.train, pathnas.compare, pathnas.space, pathnas.tree"
+        "import pathnas, pathnas.run, pathnas.train, pathnas.compare, pathnas.space, pathnas.audit"
     )
 
 
