@@ -351,6 +351,19 @@ class Controller(Model):
     """evolution: of so many the best has a child"""
 
 
+class Halving(Model):
+    """Successive halving within a batch: short trainings decide who is trained longer."""
+
+    factor: Annotated[int, Field(ge=2, le=16)] = 3
+    """one in so many candidates goes on, to so many times the epochs"""
+    rungs: Annotated[int, Field(ge=2, le=8)] = 2
+    """trainings of a candidate that goes all the way; the last is a whole trial"""
+
+    def lengths(self, epochs: int) -> tuple[int, ...]:
+        """Returns the epochs of each rung, the shortest first, for a trial of so many."""
+        return tuple(epochs // self.factor**left for left in reversed(range(self.rungs)))
+
+
 class Search(Model):
     """The search: its budget, its space, its trials."""
 
@@ -383,10 +396,34 @@ class Search(Model):
     """most parameters of a candidate, as a multiple of the base network's; null: no limit"""
     trial: TrialRecipe = TrialRecipe()
     """how a candidate is trained"""
+    halving: Annotated[Halving | None, Field(validate_default=True)] = None
+    """successive halving within a batch; null: every candidate has a whole trial"""
     reward: Reward = Reward()
     """the reward of an outcome"""
     controller: Controller = Controller()
     """the controller and its learner"""
+
+    @field_validator("halving")
+    @classmethod
+    def _possible(cls, halving: Halving | None, info: ValidationInfo) -> Halving | None:
+        if halving is None:
+            return None
+        if info.data.get("asynchronous"):
+            raise ValueError(
+                "ranks whole batches, which an asynchronous search does not have: "
+                "search.asynchronous must be false"
+            )
+        trial = info.data.get("trial")  # absent if it is invalid
+        if trial is None:
+            return halving
+        least = 1 + (trial.distill.epochs if trial.birth == "distilled" else 0)
+        shortest = halving.lengths(trial.epochs)[0]
+        if shortest < least:
+            raise ValueError(
+                f"the shortest training must have at least {least} epochs, got {shortest} of "
+                f"{trial.epochs} with factor {halving.factor} and {halving.rungs} rungs"
+            )
+        return halving
 
     @field_validator("ops")
     @classmethod

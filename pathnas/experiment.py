@@ -27,6 +27,7 @@ from pathnas.finals import Finals, test_once
 from pathnas.jobs import Finished, JobFailed, Jobs
 from pathnas.ledger import Ledger
 from pathnas.plan import Plan
+from pathnas.rungs import Rungs
 from pathnas.search import Budget, Progress, Record, SearchError, Update, search
 from pathnas.store import Store
 from pathnas.trials import Trials
@@ -245,7 +246,10 @@ class Experiment:
                 found = AsynchronousSearch(*begin, trials.reward, progress, **common)
                 yield from found.run(trials.stream)
             else:
-                yield from search(*begin, trials.batch, trials.reward, progress, **common)
+                halving, epochs = self.config.search.halving, self.config.search.trial.epochs
+                rungs = halving and Rungs(trials, halving.lengths(epochs), halving.factor)
+                batch = rungs.batch if rungs else trials.batch
+                yield from search(*begin, batch, trials.reward, progress, **common)
         except SearchError:
             trials.ledger.forget(progress.waiting)
             raise

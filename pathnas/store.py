@@ -125,6 +125,7 @@ class Store:
                 self.database.execute(f"DELETE FROM {table} WHERE search = 'control'")
             self.database.execute("DELETE FROM meta WHERE key = 'summary'")
             self.database.execute("DELETE FROM trainings WHERE name LIKE 'test of %'")
+            self.database.execute("DELETE FROM trainings WHERE name LIKE 'control %, % epochs'")
 
 
 def fingerprint(job: Any) -> str:

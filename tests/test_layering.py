@@ -38,7 +38,7 @@ FLOORS = [
     {"clock"},
     {"store"},
     {"best", "folder", "jobs", "results", "trials"},
-    {"finals", "train_folder", "auditing"},
+    {"finals", "train_folder", "auditing", "rungs"},
     {"experiment", "train_job"},
     {"run", "export", "trainer"},
     {"full_training"},
