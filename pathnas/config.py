@@ -251,6 +251,8 @@ class Base(Model):
     """keyword arguments of the model's function, beside channels and classes if it names them"""
     weights: FilePath | None = None
     """a safetensors file to take instead of training"""
+    grown: FilePath | None = None
+    """folder of a network that a run found, its best: go on from its tree and weights"""
     training: Annotated[Recipe | None, Field(validate_default=True)] = None
     """how the base network is trained; null with a model: not at all"""
 
@@ -286,12 +288,19 @@ class Base(Model):
             raise ValueError("must be absent without base.model")
         return value
 
+    @field_validator("grown")
+    @classmethod
+    def _instead(cls, grown: str | None, info: ValidationInfo) -> str | None:
+        if grown is not None and info.data.get("weights") is not None:
+            raise ValueError("must be absent beside base.weights: one of the two is the base")
+        return grown
+
     @field_validator("training")
     @classmethod
     def _trained(cls, training: Recipe | None, info: ValidationInfo) -> Recipe | None:
         # An invalid `weights` is absent from info.data: one fault for it is enough.
-        given = [info.data.get(key, "") for key in ("weights", "model")]
-        if training is None and given == [None, None]:
+        given = [info.data.get(key, "") for key in ("weights", "grown", "model")]
+        if training is None and given == [None] * 3:
             raise ValueError("missing (a mapping, unless base.weights names a file)")
         return training
 
@@ -379,10 +388,12 @@ class Search(Model):
     """learn from each trial when it ends, instead of waiting for a whole batch; not reproducible"""
     patience: Count = 20
     """updates without a new tree that end the search"""
+    rounds: Annotated[int, Field(ge=1, le=16)] = 1
+    """searches one after another; the best network of one is the base of the next"""
     control: bool = True
     """random search under the same budget"""
     depth: Annotated[int, Field(ge=1, le=8)] = 3
-    """most edges on a path of the tree"""
+    """most edges on a path of the tree; with base.grown at least one more than its tree has"""
     ops: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(to_tuple)
     ] = (

@@ -25,7 +25,7 @@ from pathnas.data import Normalization
 from pathnas.decisions import Limits
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.plugins import Plugins
-from pathnas.transforms import Birth, grow, growth
+from pathnas.transforms import Birth, arrange, grow, growth
 from pathnas.tree import BASE_TREE, Node
 from pathnas.weight_files import load_weights, moments_file, optimizer_file, save_weights
 
@@ -120,6 +120,7 @@ class Training:
             None: nowhere.
         distill: of the birth ``"distilled"``; its epochs are the first of the recipe's.
         inherit_optimizer: whether what is inherited comes with its optimizer's state.
+        start: tree of the network that is inherited; the cells grow from it to `tree`.
     """
 
     setting: Setting
@@ -135,6 +136,7 @@ class Training:
     save: Path | None = None
     distill: Distill = field(default_factory=Distill)
     inherit_optimizer: bool = False
+    start: Node = field(default=BASE_TREE, metadata={"later": True})
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,12 @@ def build(job: Training) -> nn.Module:
         if job.birth == "scratch":
             return _from_scratch(job)
         network = _before_growth(job)
-        if job.tree != BASE_TREE:
+        if job.tree != job.start:
             mode: Literal["gated", "hard"] = "gated" if job.birth == "gated" else "hard"
             birth = Birth(mode, job.noise, _generator(job, "noise"))
-            network = grow(network, growth(job.tree), birth)
+            network = grow(network, growth(job.tree, job.start), birth)
+            if job.start != BASE_TREE:
+                arrange(network)
     return network
 
 
@@ -200,7 +204,7 @@ def _before_growth(job: Training) -> nn.Module:
     setting = job.setting
     torch.manual_seed(seed_of(job.seed, "weights"))
     network = networks.build(
-        channels=setting.image_shape[0], classes=setting.classes, **job.network
+        channels=setting.image_shape[0], classes=setting.classes, tree=job.start, **job.network
     )
     if job.weights is not None:
         load_weights(network, job.weights)
@@ -295,7 +299,7 @@ def learn(
     distilled = seen = 0
     # Dropout and DropPath draw from torch's global generator.
     with _seeded(seed_of(job.seed, "training"), job.setting.device):
-        if job.birth == "distilled" and inherits and job.tree != BASE_TREE:
+        if job.birth == "distilled" and inherits and job.tree != job.start:
             distilled = min(job.distill.epochs, recipe.epochs)
             seen = _distill(job, network, batches, {**fitted, "epochs": distilled})
         fitted["epochs"] = recipe.epochs - distilled
@@ -325,7 +329,7 @@ def inherit_optimizer(job: Training, network: nn.Module, optimizer: torch.optim.
     path = optimizer_file(job.weights)
     try:
         state = load_file(path)
-        grown = optimizer_state.carry(state, base_of(job), growth(job.tree))
+        grown = optimizer_state.carry(state, base_of(job), growth(job.tree, job.start))
         optimizer_state.write(optimizer, network, grown)
     except Exception as error:  # safetensors raises its own exceptions
         raise ValueError(
@@ -416,7 +420,7 @@ class InheritAndTrain:
 
     def macs(self, tree: Node) -> int:
         """Returns the multiply-adds of the whole network with this tree, for one image."""
-        return self.base_macs + self.limits.cost(tree) - self.limits.cost(BASE_TREE)
+        return self.base_macs + self.limits.cost(tree) - self.limits.cost(self.limits.start)
 
     def __call__(self, candidate: Candidate) -> Outcome:
         """Runs the trial of a candidate; one that diverges is an outcome, other errors raise."""

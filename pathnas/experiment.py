@@ -85,11 +85,19 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
 
 
 def check_images(plan: Plan, store: Store) -> None:
-    """Notes which images the run uses, and refuses others in a resume.
+    """Notes which images, and which grown network, a run uses, and refuses others in a resume.
 
     Raises:
         RecordError: if they are not those that the run began with.
     """
+    ancestor = plan.ancestor()
+    if ancestor != store.meta("ancestor"):
+        if store.meta("images") is not None:
+            raise RecordError(
+                f"{store.path} was begun with another network to grow from: that of "
+                f"{store.config.base.grown} has changed since"
+            )
+        store.note(ancestor=ancestor)
     found, noted = plan.digests(), store.meta("images")
     if noted is None:
         store.note(images=found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from pathnas.yaml_reader import shown
 
 LOCK = ".lock"
 
-MAY_CHANGE = ("workers.", "runs", "data.root", "data.download")
+MAY_CHANGE = ("workers.", "runs", "data.root", "data.download", "search.rounds")
 """Settings that change no bit of what a run finds; a resume may have others."""
 
 MAY_GROW = ("search.trials", "search.hours", "search.trial_hours")
@@ -113,6 +114,25 @@ def resumed(path: Path, overrides: Sequence[str] = (), extend: int = 0) -> Confi
         )
     search = config.search.model_copy(update={"trials": config.search.trials + extend})
     return config.model_copy(update={"runs": str(path.parent), "search": search})
+
+
+def next_round(config: Config, path: Path, number: int) -> Config:
+    """Returns the config of the run that grows the best network of a run further.
+
+    Args:
+        config: of the run.
+        path: of its folder.
+        number: of the round, from 2; ends the name of the new run.
+
+    Raises:
+        ConfigError: if the name becomes too long.
+    """
+    values = config.model_dump()
+    stem = re.sub(r"-round[0-9]+$", "", config.name) if number > 2 else config.name
+    values["name"] = f"{stem}-round{number}"
+    values["base"] |= {"weights": None, "grown": str(path / "best")}
+    values["search"]["rounds"] = 1
+    return configs.restore(values)
 
 
 def _make(path: Path) -> None:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 
-from pathnas import data, datasets, evaluators, networks, weight_files
+from pathnas import data, datasets, evaluators, files, networks, weight_files
+from pathnas import tree as trees
 from pathnas.config import Config, Recipe
 from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
 from pathnas.outcomes import Reward
 from pathnas.plugins import Plugins
-from pathnas.tree import BASE_TREE
+from pathnas.tree import BASE_TREE, Node
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,13 @@ class Plan:
             "classes": splits.classes,
             **config.base.arguments(),
         }
-        if config.base.weights is not None:
-            _check_optimizer(config, Path(config.base.weights))
+        start = _start(config)
+        weights = _weights(config)
+        if weights is not None:
+            _check_optimizer(config, weights)
             with torch.random.fork_rng(devices=[]):
-                weight_files.load_weights(networks.build(**network), Path(config.base.weights))
-        sketch = networks.sketch(**network)
+                weight_files.load_weights(networks.build(tree=start, **network), weights)
+        sketch = networks.sketch(tree=start, **network)
         networks.check(sketch, splits.image_shape, splits.classes)
         base_macs = networks.macs(sketch, splits.image_shape)
         search = config.search
@@ -68,13 +71,18 @@ class Plan:
                 "search.controller.baseline: self_critical needs batches of at least two episodes, "
                 "whose last one is greedy: search.episodes >= 2 and search.asynchronous: false"
             )
-        limits = Limits(search.depth, search.ops, networks.sites(sketch, splits.image_shape))
+        limits = Limits(
+            search.depth if start == BASE_TREE else max(search.depth, trees.depth(start) + 1),
+            search.ops,
+            networks.sites(sketch, splits.image_shape),
+            start=start,
+        )
         if search.max_macs is not None:
-            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(BASE_TREE)
+            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(start)
             limits = replace(limits, macs=allowance)
         if search.max_parameters is not None:
             more = int((search.max_parameters - 1) * networks.parameters(sketch))
-            limits = replace(limits, parameters=more + limits.size(BASE_TREE))
+            limits = replace(limits, parameters=more + limits.size(start))
         return cls(config, str(device), splits, limits, base_macs)
 
     def digests(self) -> dict[str, str]:
@@ -82,6 +90,13 @@ class Plan:
         splits = self.splits
         named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         return {name: data.digest(source) for name, source in named.items()}
+
+    def ancestor(self) -> dict[str, str] | None:
+        """Returns tree and digest of weights of `base.grown`, if that is where the run begins."""
+        weights = _weights(self.config)
+        if self.config.base.grown is None or weights is None:
+            return None
+        return {"tree": str(self.limits.start), "weights": files.digest(weights)}
 
     def prepare(self, folder: Path) -> Setting:
         """Writes the training and validation images for the workers, where they are not yet."""
@@ -112,16 +127,18 @@ class Plan:
 
     def base_training(self, setting: Setting, save: Path) -> Training:
         """Returns the training of the base network; of no epochs if its weights are given."""
-        base, weights = self.config.base, self.config.base.weights
+        base, weights = self.config.base, _weights(self.config)
         recipe = base.training if weights is None else None
         return Training(
             setting,
             base.arguments(),
             recipe or Recipe(epochs=0),
             seed_of(self.config.seed, "base"),
-            weights=None if weights is None else Path(weights),
+            tree=self.limits.start,
+            weights=weights,
             save=save,
             inherit_optimizer=weights is not None and self.config.search.trial.inherit_optimizer,
+            start=self.limits.start,
         )
 
     def inherit(self, base: Training) -> Training:
@@ -155,7 +172,38 @@ class Plan:
         )
 
 
+def _start(config: Config) -> Node:
+    """Returns the tree that the search begins with.
+
+    Raises:
+        FileNotFoundError: if the folder of a network that has grown is none.
+        ValueError: if its file is damaged.
+    """
+    if config.base.grown is None:
+        return BASE_TREE
+    path = Path(config.base.grown) / "tree.json"
+    try:
+        tree = trees.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"base.grown: {path}: expected a tree: {error}") from error
+    if tree != trees.canonical(tree):
+        raise ValueError(f"base.grown: {path}: expected a tree in canonical form, got {tree}")
+    return tree
+
+
+def _weights(config: Config) -> Path | None:
+    """Returns the file of weights that the base network takes; None: it is trained first."""
+    if config.base.grown is not None:
+        return Path(config.base.grown) / "network.safetensors"
+    return None if config.base.weights is None else Path(config.base.weights)
+
+
 def _check_optimizer(config: Config, weights: Path) -> None:
+    if config.search.trial.inherit_optimizer and config.base.grown is not None:
+        raise ValueError(
+            "search.trial.inherit_optimizer: must be false with base.grown, whose folder has no "
+            "optimizer's state"
+        )
     path = weight_files.optimizer_file(weights)
     if config.search.trial.inherit_optimizer and not path.is_file():
         raise ValueError(

@@ -62,20 +62,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
+    from pathnas.database import RecordError
+
+    try:
+        config = _config(options)
+    except RecordError as error:
+        return _fail(EXIT_DAMAGED, error)
+    except (ValueError, FileNotFoundError) as error:
+        return _fail(EXIT_USAGE, error)
+    for number in range(1, config.search.rounds + 1):
+        code, config = _round(config, options, number)
+        if code:
+            return code
+    return 0
+
+
+def _round(config: Config, options: argparse.Namespace, number: int) -> tuple[int, Config]:
+    """Does a run, or what is left of it; returns the exit code and the config of the next round."""
     from pathnas import experiment, folder, plan
     from pathnas.config import ConfigError
     from pathnas.console import Console
     from pathnas.database import RecordError
 
     try:
-        config = _config(options)
         planned = plan.Plan.of(config)
-    except RecordError as error:
-        return _fail(EXIT_DAMAGED, error)
     except (ValueError, FileNotFoundError, ImportError) as error:
-        return _fail(EXIT_USAGE, error)
+        return _fail(EXIT_USAGE, error), config
     try:
-        with folder.open_run(config, new=options.new) as store:
+        with folder.open_run(config, new=options.new and number == 1) as store:
             try:
                 summary = experiment.run(planned, store, Console(quiet=options.quiet))
             except KeyboardInterrupt:
@@ -83,16 +97,16 @@ def _command(options: argparse.Namespace) -> int:
                 raise
             with store.database.understanding("the summary"):
                 text = result(summary)
+            print(text)
+            return 0, folder.next_round(store.config, store.path, number + 1)
     except folder.FolderInUse as error:
-        return _fail(EXIT_IN_USE, error)
+        return _fail(EXIT_IN_USE, error), config
     except RecordError as error:
-        return _fail(EXIT_DAMAGED, error)
+        return _fail(EXIT_DAMAGED, error), config
     except ConfigError as error:
-        return _fail(EXIT_USAGE, error)
+        return _fail(EXIT_USAGE, error), config
     except (RuntimeError, OSError, ValueError) as error:
-        return _fail(EXIT_FAILED, f"the run failed: {error}")
-    print(text)
-    return 0
+        return _fail(EXIT_FAILED, f"the run failed: {error}"), config
 
 
 def _fail(code: int, why: object) -> int:
@@ -119,7 +133,13 @@ def _config(options: argparse.Namespace) -> Config:
         extend = int(found[1])
     # Without a file, the first override stands where the file would.
     overrides = [*([options.config] if options.config else []), *options.overrides]
-    return folder.resumed(Path(options.resume), overrides, extend)
+    found = folder.resumed(Path(options.resume), overrides, extend)
+    if extend and found.search.rounds > 1:
+        raise ValueError(
+            f"--extend: expected search.rounds=1, got {found.search.rounds}: later rounds stand on "
+            f"the network that the first has found"
+        )
+    return found
 
 
 def result(summary: dict[str, Any]) -> str:
