@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         description="Measure whether short trials rank trees as full trainings do, at what cost. "
         "The same command again continues an audit that was broken off; with more trees, seeds, "
         "epochs or births it trains only what is new.",
+        epilog="example: python -m pathnas.audit experiments/digits.yaml --trees 30 --seeds 3",
     )
     found.add_argument("config", help="YAML file of the experiment")
     found.add_argument("overrides", nargs="*", metavar="key=value", help="override of a key")
@@ -153,6 +154,7 @@ def _audit(
         folder.open_run(settings) as store,
         executors.executor(preload=(*experiment.PRELOAD, *settings.plugins), **workers) as executor,
     ):
+        experiment.check_ancestors(store)
         experiment.check_images(plan, store)
         jobs = Jobs(executor, Console(quiet=options.quiet), store)
         base = plan.base_training(

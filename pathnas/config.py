@@ -6,14 +6,11 @@ asked and a list where a tuple is asked; every key is known, every number has a 
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
@@ -25,179 +22,31 @@ from pydantic import (
 from pathnas import config_faults, yaml_reader
 from pathnas.config_faults import ConfigError as ConfigError
 from pathnas.config_networks import Model, Network, Width, to_tuple
+from pathnas.config_recipes import Augment as Augment
+from pathnas.config_recipes import Distill as Distill
+from pathnas.config_recipes import Recipe as Recipe
+from pathnas.config_recipes import TrialRecipe as TrialRecipe
+from pathnas.config_types import (
+    Address,
+    Count,
+    Device,
+    FilePath,
+    Glob,
+    Gpu,
+    Hours,
+    LearningRate,
+    Modules,
+    Multiple,
+    Name,
+    Option,
+    Share,
+    is_function,
+    one_or_more,
+)
 from pathnas.yaml_reader import dotted, hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
 """The names that `Data.name` knows, beside ``package.module:function``."""
-
-
-def _matching(pattern: str, words: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f"{words}; got {shown(value)}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _names(value: Any) -> Any:
-    """As `to_tuple`, but none is allowed, and no name twice."""
-    if value in ([], ()):
-        return ()
-    items = to_tuple(value)
-    if isinstance(items, tuple):
-        twice = [name for place, name in enumerate(items) if name in items[:place]]
-        if twice:
-            raise ValueError(f"must be distinct, got {shown(twice[0])} twice")
-    return items
-
-
-def one_or_more(value: Any) -> Any:
-    """One name may stand without a list."""
-    return (value,) if isinstance(value, str) else to_tuple(value)
-
-
-def is_function(path: str) -> bool:
-    """Whether a text has the form of ``package.module:function``."""
-    module, colon, function = path.partition(":")
-    dotted_name = all(part.isidentifier() for part in module.split("."))
-    return bool(colon) and dotted_name and function.isidentifier()
-
-
-def _plain(value: Any) -> Any:
-    """One fault for a value that is none of the types of an option, where a union gives four."""
-    if not isinstance(value, (str, int, float)):
-        raise ValueError(f"expected a string, a number or true or false, got {shown(value)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"must be a finite number, got {shown(value)}")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError(f"must fit into 64 bits, got {shown(value)}")
-    return value
-
-
-Glob: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
-Pixels: TypeAlias = Annotated[int, Field(ge=0, le=64)]
-Count: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
-Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
-LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=100)]
-Multiple: TypeAlias = Annotated[float, Field(gt=0, le=10**6)]
-FilePath: TypeAlias = Annotated[
-    str,
-    Field(min_length=1, max_length=4096),
-    _matching(r"[^\x00]+", "must be a path without NUL characters"),
-]
-Name: TypeAlias = Annotated[
-    str,
-    Field(max_length=64),
-    _matching(
-        r"[A-Za-z0-9][A-Za-z0-9_.-]*",
-        "must be letters, digits, '_', '.' and '-', beginning with a letter or a digit",
-    ),
-]
-Module: TypeAlias = Annotated[
-    str,
-    Field(max_length=256),
-    _matching(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "must be a module's name, as in package.module"),
-]
-Modules: TypeAlias = Annotated[tuple[Module, ...], BeforeValidator(_names)]
-Device: TypeAlias = Annotated[
-    str,
-    _matching(r"auto|cpu|mps|cuda|cuda:[0-9]{1,3}", "must be auto, cpu, mps, cuda or cuda:N"),
-]
-Hours: TypeAlias = Annotated[float, Field(gt=0, le=10**6)]
-Address: TypeAlias = Annotated[
-    str,
-    Field(max_length=256),
-    _matching(
-        r"auto|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}", "must be auto or HOST:PORT"
-    ),
-]
-Gpu: TypeAlias = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    Field(max_length=256),
-    _matching(r"[A-Za-z0-9,/-]+", "must be a GPU's number or identifier, or several with commas"),
-]
-Option: TypeAlias = Annotated[str | int | float | bool, BeforeValidator(_plain)]
-
-
-class Augment(Model):
-    """Random changes of the training images."""
-
-    crop: Pixels = 0
-    """padding in pixels for a random crop; 0: none"""
-    flip: bool = False
-    """mirror half of the images left to right"""
-    cutout: Pixels = 0
-    """side in pixels of a square set to zero; 0: none"""
-
-
-class Recipe(Model):
-    """How a network is trained: SGD with the paper's settings."""
-
-    epochs: Annotated[int, Field(ge=0, le=10_000)]
-    """passes over the training images"""
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    """images a step"""
-    learning_rate: LearningRate = 0.1
-    """learning rate at its highest"""
-    momentum: BelowOne = 0.9
-    """momentum of SGD"""
-    nesterov: bool = True
-    """Nesterov's momentum"""
-    weight_decay: Share = 1e-4
-    """weight decay"""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """the learning rate over the training"""
-    warmup_epochs: Annotated[float, Field(ge=0, le=10_000)] = 0.0
-    """epochs over which the learning rate rises from 0"""
-    label_smoothing: BelowOne = 0.0
-    """share of the target that is spread over all classes"""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """number format of the autocast"""
-    drop_path: BelowOne = 0.0
-    """how often a branch that is added is dropped, at most"""
-    drop_path_schedule: Literal["linear", "constant"] = "linear"
-    """whether that rate rises from 0 over the training"""
-    augment: Augment = Augment()
-    """random changes of the training images"""
-
-
-class Distill(Model):
-    """The distillation of `birth: distilled`, from the base network's logits."""
-
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """passes over the training images, the first of the training's epochs"""
-    learning_rate: LearningRate = 0.01
-    """learning rate at its highest"""
-
-
-class TrialRecipe(Recipe):
-    """How a candidate is trained in a trial (section 4.1 of the paper)."""
-
-    epochs: Annotated[int, Field(ge=0, le=10_000)] = 20
-    """passes over the training images"""
-    learning_rate: LearningRate = 0.035
-    """learning rate at its highest"""
-    birth: Literal["gated", "hard", "distilled"] = "gated"
-    """new operations that are no identities fade in, are there at once, or that and distillation"""
-    distill: Annotated[Distill, Field(validate_default=True)] = Distill()
-    """the distillation of birth: distilled"""
-    inherit_optimizer: bool = False
-    """begin with the base network's momentum"""
-    gate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """share of the trial over which the gate falls to 0"""
-    noise: Share = 6e-3
-    """symmetry-breaking noise on replicas, in standard deviations of the weight"""
-
-    @field_validator("distill")
-    @classmethod
-    def _some_training_is_left(cls, distill: Distill, info: ValidationInfo) -> Distill:
-        epochs = info.data.get("epochs", distill.epochs + 1)
-        if info.data.get("birth") == "distilled" and distill.epochs >= epochs:
-            raise ValueError(f"epochs must be below those of the training, {epochs}")
-        return distill
 
 
 class Data(Model):
@@ -413,6 +262,13 @@ class Search(Model):
     """the reward of an outcome"""
     controller: Controller = Controller()
     """the controller and its learner"""
+
+    @field_validator("trial")
+    @classmethod
+    def _in_rounds(cls, trial: TrialRecipe, info: ValidationInfo) -> TrialRecipe:
+        if trial.inherit_optimizer and info.data.get("rounds", 1) > 1:
+            raise ValueError("inherit_optimizer must be false: between rounds only weights go on")
+        return trial
 
     @field_validator("halving")
     @classmethod

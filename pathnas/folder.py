@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 import socket
 from collections.abc import Sequence
@@ -21,12 +20,13 @@ from pathnas import config as configs
 from pathnas import files
 from pathnas.config import Config, ConfigError
 from pathnas.database import Database, RecordError
+from pathnas.dotted import flattened
 from pathnas.store import OWNER, RECORD, Store
 from pathnas.yaml_reader import shown
 
 LOCK = ".lock"
 
-MAY_CHANGE = ("workers.", "runs", "data.root", "data.download", "search.rounds")
+MAY_CHANGE = ("workers.", "runs", "data.root", "data.download", "search.rounds", "base.grown")
 """Settings that change no bit of what a run finds; a resume may have others."""
 
 MAY_GROW = ("search.trials", "search.hours", "search.trial_hours")
@@ -46,12 +46,20 @@ class FolderInUse(RuntimeError):
     """Another process works on the run."""
 
 
-def open_run(config: Config, *, new: bool = False) -> Store:
+def another(config: Config) -> Config:
+    """Returns the config of a run beside those that are there, named ``name-2`` and so on."""
+    name, number = config.name, 1
+    while (Path(config.runs) / config.name).exists():
+        number += 1
+        config = config.model_copy(update={"name": f"{name}-{number}"})
+    return config
+
+
+def open_run(config: Config) -> Store:
     """Opens the folder of a run, ``runs/name``: made if it is not there, continued if it is.
 
     Args:
         config: of the run.
-        new: begin another run beside those that are there, named ``name-2`` and so on.
 
     Raises:
         ConfigError: if the run was begun with other settings; names them.
@@ -59,11 +67,7 @@ def open_run(config: Config, *, new: bool = False) -> Store:
         RecordError: if its record is damaged, or the folder holds something else.
         OSError: if the folder cannot be made or written.
     """
-    runs, name, number = Path(config.runs), config.name, 1
-    while new and (runs / config.name).exists():
-        number += 1
-        config = config.model_copy(update={"name": f"{name}-{number}"})
-    path = runs / config.name
+    path = Path(config.runs) / config.name
     _make(path)
     _check_ours(path)
     lock = _lock(path)
@@ -114,25 +118,6 @@ def resumed(path: Path, overrides: Sequence[str] = (), extend: int = 0) -> Confi
         )
     search = config.search.model_copy(update={"trials": config.search.trials + extend})
     return config.model_copy(update={"runs": str(path.parent), "search": search})
-
-
-def next_round(config: Config, path: Path, number: int) -> Config:
-    """Returns the config of the run that grows the best network of a run further.
-
-    Args:
-        config: of the run.
-        path: of its folder.
-        number: of the round, from 2; ends the name of the new run.
-
-    Raises:
-        ConfigError: if the name becomes too long.
-    """
-    values = config.model_dump()
-    stem = re.sub(r"-round[0-9]+$", "", config.name) if number > 2 else config.name
-    values["name"] = f"{stem}-round{number}"
-    values["base"] |= {"weights": None, "grown": str(path / "best")}
-    values["search"]["rounds"] = 1
-    return configs.restore(values)
 
 
 def _make(path: Path) -> None:
@@ -247,7 +232,7 @@ def _recorded_config(database: Database) -> Config:
 
 def _changes(path: Path, old: Config, new: Config) -> list[str]:
     """Returns the keys that differ and may, or raises with those that may not."""
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    before, after = flattened(old.model_dump()), flattened(new.model_dump())
     keys = [key for key in {**before, **after} if before.get(key, ...) != after.get(key, ...)]
     faults = []
     for key in keys:
@@ -267,16 +252,6 @@ def _changes(path: Path, old: Config, new: Config) -> list[str]:
 
 def _grows(old: Any, new: Any) -> bool:
     return new is None or (old is not None and new > old)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found.update(_flat(value, f"{prefix}{key}."))
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def environment() -> dict[str, Any]:

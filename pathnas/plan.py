@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pathnas import data, datasets, evaluators, files, networks, weight_files
+from pathnas import data, datasets, evaluators, networks, rounds, weight_files
 from pathnas import tree as trees
 from pathnas.config import Config, Recipe
 from pathnas.data import Splits
@@ -17,7 +17,7 @@ from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
 from pathnas.outcomes import Reward
 from pathnas.plugins import Plugins
-from pathnas.tree import BASE_TREE, Node
+from pathnas.tree import BASE_TREE
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Plan:
             "classes": splits.classes,
             **config.base.arguments(),
         }
-        start = _start(config)
-        weights = _weights(config)
+        start, weights = rounds.start(config.base), rounds.weights(config.base)
         if weights is not None:
             _check_optimizer(config, weights)
             with torch.random.fork_rng(devices=[]):
@@ -91,13 +90,6 @@ class Plan:
         named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         return {name: data.digest(source) for name, source in named.items()}
 
-    def ancestor(self) -> dict[str, str] | None:
-        """Returns tree and digest of weights of `base.grown`, if that is where the run begins."""
-        weights = _weights(self.config)
-        if self.config.base.grown is None or weights is None:
-            return None
-        return {"tree": str(self.limits.start), "weights": files.digest(weights)}
-
     def prepare(self, folder: Path) -> Setting:
         """Writes the training and validation images for the workers, where they are not yet."""
         splits, workers = self.splits, self.config.workers
@@ -127,7 +119,7 @@ class Plan:
 
     def base_training(self, setting: Setting, save: Path) -> Training:
         """Returns the training of the base network; of no epochs if its weights are given."""
-        base, weights = self.config.base, _weights(self.config)
+        base, weights = self.config.base, rounds.weights(self.config.base)
         recipe = base.training if weights is None else None
         return Training(
             setting,
@@ -170,32 +162,6 @@ class Plan:
             settings.cost_target * self.base_macs,
             settings.failure,
         )
-
-
-def _start(config: Config) -> Node:
-    """Returns the tree that the search begins with.
-
-    Raises:
-        FileNotFoundError: if the folder of a network that has grown is none.
-        ValueError: if its file is damaged.
-    """
-    if config.base.grown is None:
-        return BASE_TREE
-    path = Path(config.base.grown) / "tree.json"
-    try:
-        tree = trees.from_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"base.grown: {path}: expected a tree: {error}") from error
-    if tree != trees.canonical(tree):
-        raise ValueError(f"base.grown: {path}: expected a tree in canonical form, got {tree}")
-    return tree
-
-
-def _weights(config: Config) -> Path | None:
-    """Returns the file of weights that the base network takes; None: it is trained first."""
-    if config.base.grown is not None:
-        return Path(config.base.grown) / "network.safetensors"
-    return None if config.base.weights is None else Path(config.base.weights)
 
 
 def _check_optimizer(config: Config, weights: Path) -> None:

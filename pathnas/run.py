@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "--new", action="store_true", help="begin another run beside those of the same name"
     )
     found.add_argument("--quiet", action="store_true", help="print only the result")
+    found.add_argument("--json", action="store_true", help="print the summary alone, as JSON")
     return found
 
 
@@ -62,51 +66,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
+    from pathnas import rounds
     from pathnas.database import RecordError
 
     try:
-        config = _config(options)
+        settings = rounds.settings(_config(options))
     except RecordError as error:
         return _fail(EXIT_DAMAGED, error)
     except (ValueError, FileNotFoundError) as error:
         return _fail(EXIT_USAGE, error)
-    for number in range(1, config.search.rounds + 1):
-        code, config = _round(config, options, number)
-        if code:
-            return code
-    return 0
+    codes = (_round(config, options, last=config is settings[-1]) for config in settings)
+    return next((code for code in codes if code), 0)
 
 
-def _round(config: Config, options: argparse.Namespace, number: int) -> tuple[int, Config]:
-    """Does a run, or what is left of it; returns the exit code and the config of the next round."""
+def _round(config: Config, options: argparse.Namespace, *, last: bool) -> int:
+    """Does a run, or what is left of it, and returns the exit code."""
     from pathnas import experiment, folder, plan
     from pathnas.config import ConfigError
     from pathnas.console import Console
     from pathnas.database import RecordError
 
+    console = Console(quiet=options.quiet or options.json)
     try:
         planned = plan.Plan.of(config)
     except (ValueError, FileNotFoundError, ImportError) as error:
-        return _fail(EXIT_USAGE, error), config
+        return _fail(EXIT_USAGE, error)
     try:
-        with folder.open_run(config, new=options.new and number == 1) as store:
+        with folder.open_run(config) as store:
             try:
-                summary = experiment.run(planned, store, Console(quiet=options.quiet))
+                summary = experiment.run(planned, store, console)
             except KeyboardInterrupt:
-                print(f"to continue: python -m pathnas.run --resume {store.path}", file=sys.stderr)
+                place = shlex.quote(str(store.path))
+                print(f"to continue: python -m pathnas.run --resume {place}", file=sys.stderr)
                 raise
             with store.database.understanding("the summary"):
-                text = result(summary)
-            print(text)
-            return 0, folder.next_round(store.config, store.path, number + 1)
+                text = json.dumps(summary) if options.json else result(summary)
+            _report(store.path)
     except folder.FolderInUse as error:
-        return _fail(EXIT_IN_USE, error), config
+        return _fail(EXIT_IN_USE, error)
     except RecordError as error:
-        return _fail(EXIT_DAMAGED, error), config
+        return _fail(EXIT_DAMAGED, error)
     except ConfigError as error:
-        return _fail(EXIT_USAGE, error), config
+        return _fail(EXIT_USAGE, error)
     except (RuntimeError, OSError, ValueError) as error:
-        return _fail(EXIT_FAILED, f"the run failed: {error}"), config
+        return _fail(EXIT_FAILED, f"the run failed: {error}")
+    if last or not options.json:
+        print(text)
+    return 0
+
+
+def _report(path: Path) -> None:
+    """Writes the report of a run that has ended, unless it has one; a fault ends no run."""
+    from pathnas import report
+
+    try:
+        written, summary = path / report.NAME, path / "summary.json"
+        if not written.exists() or written.stat().st_mtime < summary.stat().st_mtime:
+            report.write(path)
+    except Exception as error:  # whatever it is, the run itself has its result
+        again = f"python -m pathnas.report {shlex.quote(str(path))}"
+        print(
+            f"warning: the report could not be written: {type(error).__name__}: {error}; "
+            f"to try again: {again}",
+            file=sys.stderr,
+        )
 
 
 def _fail(code: int, why: object) -> int:
@@ -122,7 +145,10 @@ def _config(options: argparse.Namespace) -> Config:
             raise ValueError("--extend needs --resume FOLDER")
         if options.config is None:
             raise ValueError("expected a YAML file or --resume FOLDER; see --help")
-        return config.load(options.config, options.overrides)
+        if not Path(options.config).exists():
+            raise FileNotFoundError(unknown_file(options.config))
+        begun = config.load(options.config, options.overrides)
+        return folder.another(begun) if options.new else begun
     if options.new:
         raise ValueError("--new begins a run and --resume continues one: give one of them")
     extend = 0
@@ -133,13 +159,23 @@ def _config(options: argparse.Namespace) -> Config:
         extend = int(found[1])
     # Without a file, the first override stands where the file would.
     overrides = [*([options.config] if options.config else []), *options.overrides]
-    found = folder.resumed(Path(options.resume), overrides, extend)
-    if extend and found.search.rounds > 1:
+    continued = folder.resumed(Path(options.resume), overrides, extend)
+    if extend and continued.search.rounds > 1:
         raise ValueError(
-            f"--extend: expected search.rounds=1, got {found.search.rounds}: later rounds stand on "
-            f"the network that the first has found"
+            f"--extend: expected the last round's folder, got {options.resume}, on whose network "
+            f"others stand"
         )
-    return found
+    return continued
+
+
+def unknown_file(path: str) -> str:
+    """Returns what to say of a YAML file that is not there: with the nearest that are."""
+    folders = dict.fromkeys((Path(path).parent, Path("experiments"), Path(".")))
+    known = {str(file): file.stem for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    stems = difflib.get_close_matches(Path(path).stem, known.values(), 3, 0.6)
+    near = [file for stem in stems for file in known if known[file] == stem]
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else "give a YAML file"
+    return f"{path}: no such file; {hint}"
 
 
 def result(summary: dict[str, Any]) -> str:
