@@ -22,6 +22,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.growth
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.executors
 	$(BIN)/python -m benchmarks.record
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run
 
 docs: .venv/installed
 	$(BIN)/python -m pip install -q -e '.[docs]'

@@ -42,6 +42,9 @@ class Rungs:
 
         A trial that is stopped has the accuracy of its last training; images and seconds are those
         of all its trainings. What another search has run is copied, and takes no part.
+
+        Raises:
+            OSError: if a disk is full, which is no candidate's fault.
         """
         trials = self.trials
         numbered = dict(enumerate(proposal.fresh, start=proposal.trial))
@@ -101,6 +104,7 @@ class Rungs:
         )
         for index, result in running:
             number, candidate = todo[index], candidates[todo[index]]
+            result.check_disk(f"trial {number}")
             outcome = outcome_of(result, trial_seed(trials.evaluator.run_seed, candidate))
             ledger.put_rung(number, epochs, candidate, outcome)
             found[number] = outcome

@@ -50,7 +50,9 @@ class Trials:
 
     def batch(self, proposal: Proposal) -> list[Outcome]:
         """Returns the outcomes of a proposal's new trees, in their order."""
-        numbered = enumerate(proposal.fresh, start=proposal.trial)
+        numbered = list(enumerate(proposal.fresh, start=proposal.trial))
+        # The dearest first: then the workers come to the end of the batch together.
+        numbered.sort(key=lambda one: -self.evaluator.macs(one[1].tree))
         outcomes = {number: outcome for number, _, outcome in self.stream(numbered)}
         return [outcomes[number] for number in sorted(outcomes)]
 
@@ -59,6 +61,9 @@ class Trials:
 
         Args:
             asked: numbered candidates; each is taken when a worker is free.
+
+        Raises:
+            OSError: if a disk is full, which is no candidate's fault.
         """
         answered: deque[Ended] = deque()
         sent: list[tuple[int, Candidate, int]] = []
@@ -71,6 +76,7 @@ class Trials:
             while answered:
                 yield answered.popleft()
             number, candidate, attempt = sent[index]
+            result.check_disk(f"trial {number}")
             outcome = outcome_of(result, trial_seed(self.evaluator.run_seed, candidate))
             self.ledger.finish(number, attempt, outcome, self.reward(outcome))
             yield self.show((number, candidate, outcome))

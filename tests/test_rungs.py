@@ -189,6 +189,23 @@ def test_a_batch_that_fails_throughout_is_run_again_by_a_resume(
     assert found == sound
 
 
+def test_a_disk_that_is_full_is_no_fault_of_the_tree(
+    trained: list[Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(job: Training) -> Trained:
+        if job.save is None and job.recipe.epochs > 1:
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+        return made_up(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluators, "train", full)
+        with pytest.raises(OSError, match="make room and start the run again"):
+            stub_run.run(tmp_path, *SEARCH)
+    stub_run.run(tmp_path, *SEARCH)
+    errors = [row["error"] or "" for row in results.trials(tmp_path / "smoke")]
+    assert errors and not [error for error in errors if "space" in error]
+
+
 def test_what_was_trained_longer_is_better_whatever_its_reward() -> None:
     def trial(number: int, stopped: int | None, reward: float) -> Trial:
         outcome = Outcome("ok", accuracy=reward, stopped=stopped)
