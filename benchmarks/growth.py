@@ -5,6 +5,7 @@ one of the network (torchvision's ResNet-18, followed with two images of 64 x 64
 cell of a network to a tree of depth 3 and calibrating it, against one evaluation pass of the base
 network (and of the grown one) over the same images. CPU time of this process, medians. The column
 "logged" is :func:`pathnas.growth.transform` without images: growing, with fingerprints and the log.
+"copying", for comparison, is a bare ``copy.deepcopy`` of the grown network: as many modules.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ def network_row(
     shape: tuple[int, int, int],
     images: int,
     repetitions: int,
-) -> tuple[float, float, float, float, float]:
-    """Returns milliseconds: evaluation of base and grown, calibration, growing, transform."""
+) -> tuple[float, float, float, float, float, float]:
+    """Returns milliseconds: evaluation of base and grown, calibration, growing, transform, copy."""
     network: nn.Module = networks.build(name, channels=shape[0], classes=10, **options)
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(images, *shape).contiguous(memory_format=torch.channels_last)
@@ -126,7 +127,8 @@ def network_row(
         after = milliseconds(lambda: grown(x), repetitions)
     growing = milliseconds(lambda: grow(network, DEPTH_3), repetitions)
     logged = milliseconds(lambda: growth.transform(network, DEPTH_3), repetitions)
-    return base, after, calibrated, growing, logged
+    copied = milliseconds(lambda: deepcopy(grown), repetitions)
+    return base, after, calibrated, growing, logged, copied
 
 
 def main() -> None:
@@ -147,12 +149,12 @@ def main() -> None:
         print(f"{name:<40}{ratio:9.2f}")
     print(f"\n{arguments.images} images; (growing + calibrating) / evaluating; ms")
     print(
-        f"{'network':<36}{'base':>8}{'grown':>8}{'calibr.':>8}{'growing':>8}{'logged':>8}"
+        f"{'network':<36}{'base':>8}{'grown':>8}{'calibr.':>8}{'growing':>8}{'logged':>8}{'copying':>8}"
         f"{'/ base':>8}{'/ grown':>8}"
     )
     for title, name, options, shape in NETWORKS:
         row = network_row(name, options, shape, arguments.images, arguments.repetitions)
-        base, after, calibrated, growing, _ = row
+        base, after, calibrated, growing, *_ = row
         cost = growing + calibrated
         figures = "".join(f"{figure:8.1f}" for figure in row)
         print(f"{title:<36}{figures}{cost / base:8.2f}{cost / after:8.2f}")

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from pathnas import costs, drawing
+from pathnas import board_graph, costs, drawing
 from pathnas import tree as trees
 from pathnas.cell import Site
 from pathnas.dotted import flattened
@@ -187,6 +188,23 @@ class Board:
             writer.file_writer.add_summary(part)
         self.text("env", "run/next", next_)
         writer.flush()
+
+    def network(self, network: nn.Module) -> None:
+        """Writes the graph of the best network, or why there is none.
+
+        Args:
+            network: in eval mode.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        try:
+            graph = board_graph.definition(network)
+        except Exception as error:  # of a person's own network, which may do what it likes
+            self.text("env", "run/graph", f"torch.fx cannot trace the network: {error!r}")
+            return
+        # SummaryWriter's own way goes through torch.jit.trace, which is on its way out.
+        event = Event(graph_def=graph.SerializeToString())
+        self.writer("env").file_writer.add_event(event)
 
     def text(self, name: str, tag: str, text: str, step: int = 0) -> None:
         """Writes a text, such as the config, to a named run; TensorBoard shows it as it is."""

@@ -209,6 +209,10 @@ def _born(activation: nn.Module | None, birth: ops.Birth) -> nn.Module:
     return Gate(inner) if birth == "gated" else inner
 
 
+class _Measured(BaseException):  # so that no `except Exception` of the network catches it
+    """Ends a pass that has measured what it was for."""
+
+
 def calibrate(network: nn.Module, norm: BatchNorm, example: Example | None) -> None:
     """Makes a norm undo itself, in place.
 
@@ -228,6 +232,7 @@ def calibrate(network: nn.Module, norm: BatchNorm, example: Example | None) -> N
         dims = [d for d in range(given[0].dim()) if d != 1]
         var, mean = torch.var_mean(given[0], dim=dims, correction=0)
         found.append(Moments(mean, var))
+        raise _Measured  # what comes after it changes nothing
 
     saved = [(buffer, buffer.clone()) for buffer in network.buffers()]
     hook = norm.register_forward_pre_hook(measure)
@@ -235,6 +240,8 @@ def calibrate(network: nn.Module, norm: BatchNorm, example: Example | None) -> N
     try:
         with torch.random.fork_rng(devices), torch.no_grad(), mode(network, training=True):
             network(*inputs)
+    except _Measured:
+        pass
     finally:
         hook.remove()
         for buffer, before in saved:

@@ -83,6 +83,7 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
         with experiment.jobs.phase("test"):
             tests = test_once(experiment.jobs, picks)
         summary = experiment.summary(base, searched, picks, tests)
+        board.network(best.load(store.path / "best").network)
         board.ended(summary, config.model_dump(), _next(store.path, config.name))
     files.write_json(store.path / "summary.json", summary)
     store.note(summary=summary)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 
 from pathnas import board, drawing
 from pathnas.cell import Site
@@ -131,6 +132,45 @@ def test_texts_and_tables(folder: Path) -> None:
     settings = data["_hparams_/session_start_info"].content
     assert all(name in settings for name in (b"seed", b"search.trials", b"search.ops"))
     assert b"runs" not in settings
+
+
+class Folded(nn.Module):
+    """Two convolutions whose sum is computed in a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left(x) + self.right(x)
+
+
+class Restless(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_the_graph_of_the_best_network(tmp_path: Path) -> None:
+    with board.Board(tmp_path) as written:
+        written.network(nn.Sequential(Folded(), nn.ReLU()))
+    graph = read(tmp_path, "env").Graph()
+    assert [(node.name, node.op, list(node.input)) for node in graph.node] == [
+        ("input_1", "placeholder", []),
+        ("0/left", "Conv2d", ["input_1"]),
+        ("0/right", "Conv2d", ["input_1"]),
+        ("0/add", "add", ["0/left", "0/right"]),
+        ("1", "ReLU", ["0/add"]),
+        ("output", "output", ["1"]),
+    ]
+    assert graph.node[1].attr["layer"].s.startswith(b"Conv2d(3, 4")
+
+
+def test_a_network_that_cannot_be_traced_is_no_graph_and_says_so(tmp_path: Path) -> None:
+    with board.Board(tmp_path) as written:
+        written.network(Restless())
+    env = read(tmp_path, "env")
+    assert not env.Tags()["graph"]
+    assert "cannot trace" in text(env, "run/graph")[0]
 
 
 def test_trees_can_be_drawn_without_places(tmp_path: Path) -> None:

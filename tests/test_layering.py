@@ -27,7 +27,7 @@ FLOORS = [
     {"config", "datasets", "ops", "flow"},
     {"cell", "recipes"},
     {"transforms", "drawing", "comparison", "costs", "graphs", "train_settings"},
-    {"flow_rules", "deepening"},
+    {"flow_rules", "deepening", "board_graph"},
     {"layers"},
     {"steps"},
     {"decisions", "outcomes", "receipts", "logs", "places"},
