@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import facts
-from benchmarks.spread import random_candidates
 from pathnas import config, evaluators, executors, experiment, networks, training
+from pathnas.auditing import random_candidates
 from pathnas.config import Recipe, TrialRecipe
 from pathnas.evaluators import Training, trial_seed
 from pathnas.outcomes import Candidate

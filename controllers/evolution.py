@@ -19,7 +19,7 @@ from pathnas import decisions
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.reinforce import check_rewards, frequencies
 from pathnas.controllers.rollout import Episode, replay, rollout
-from pathnas.decisions import Actions, Limits, Question, State
+from pathnas.decisions import Actions, Limits, Question
 from pathnas.outcomes import Candidate
 
 ATTEMPTS = 20
@@ -124,7 +124,7 @@ def mutated(parent: Sequence[int], limits: Limits, generator: torch.Generator) -
     """
     answers: dict[Question, int] = {}
     open_to_change: list[Question] = []
-    state = State()
+    state = decisions.begin(limits)
     for action in parent:
         question = state.agenda[0]
         answers[question] = action
@@ -135,7 +135,7 @@ def mutated(parent: Sequence[int], limits: Limits, generator: torch.Generator) -
         return list(parent)
     changed = open_to_change[_draw(len(open_to_change), generator)]
     found: list[int] = []
-    state = State()
+    state = decisions.begin(limits)
     while not state.done:
         question = state.agenda[0]
         legal = [a for a, allowed in enumerate(decisions.mask(state, limits)) if allowed]

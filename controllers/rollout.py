@@ -83,7 +83,7 @@ def rollout(
     if episodes < 1:
         raise ValueError(f"expected at least one episode, got {episodes}")
     policy = controller.frozen()
-    states = [State()] * episodes
+    states = [decisions.begin(limits)] * episodes
     batches: list[dict[str, NDArray[Any]]] = []
     seen: list[list[int]] = [[] for _ in states]  # rows of all batches, one after another
     chosen: list[list[int]] = [[] for _ in states]
@@ -118,7 +118,7 @@ def replay(actions: Sequence[int], limits: Limits) -> Episode:
     Raises:
         ValueError: if an action is not allowed where it stands, or the episode does not end.
     """
-    state, seen = State(), []
+    state, seen = decisions.begin(limits), []
     for action in actions:
         seen.append(observation.encode(state, limits))
         state = decisions.step(state, action, limits)

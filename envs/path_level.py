@@ -171,7 +171,7 @@ class PathLevelEnv(gymnasium.Env[Observation, Action]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an episode at the base tree; there are no options."""
         super().reset(seed=seed)
-        self._state = State()
+        self._state = decisions.begin(self.limits)
         return observation.encode(self._state, self.limits), {}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

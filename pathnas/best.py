@@ -2,15 +2,17 @@
 
 ``tree.json`` (the architecture of every cell), ``config.yaml`` (of the run),
 ``network.safetensors`` (the weights) and ``about.json`` (image shape, classes, normalization,
-accuracies).
+accuracies, and the networks that it has grown from).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -49,7 +51,13 @@ class Best:
 
 
 def save(
-    folder: Path, job: Training, *, settings: config.Config, validation: float, test: float
+    folder: Path,
+    job: Training,
+    *,
+    settings: config.Config,
+    validation: float,
+    test: float,
+    ancestors: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Writes the folder of a trained network.
 
@@ -59,6 +67,7 @@ def save(
         settings: of the run.
         validation: accuracy to record.
         test: accuracy to record.
+        ancestors: networks that it has grown from, of :func:`pathnas.rounds.ancestors`.
     """
     if job.save is None:
         raise ValueError("only a training that was saved can be kept, got save=None")
@@ -68,24 +77,24 @@ def save(
     part.mkdir(parents=True)
     shutil.copyfile(job.save, part / "network.safetensors")
     files.sync(part / "network.safetensors")
-    describe(part, job, settings=settings, validation=validation, test=test)
+    about = {"validation": validation, "test": test, "ancestors": list(ancestors)}
+    describe(part, job, settings=settings, about=about)
     files.install(part, folder)
 
 
 def describe(
-    folder: Path, job: Training, *, settings: config.Config, validation: float, test: float
+    folder: Path, job: Training, *, settings: config.Config, about: dict[str, Any]
 ) -> None:
     """Writes all of a network's folder but its weights; as :func:`save`."""
     files.write(folder / "tree.json", trees.to_json(job.tree) + "\n")
     files.write(folder / "config.yaml", config.dump(settings))
-    about = {
+    known = {
         "image_shape": job.setting.image_shape,
         "classes": job.setting.classes,
         "normalization": asdict(job.setting.normalization),
-        "validation": validation,
-        "test": test,
+        **about,
     }
-    files.write_json(folder / "about.json", about)
+    files.write_json(folder / "about.json", known)
 
 
 def load(folder: str | Path) -> Best:

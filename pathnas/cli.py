@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "write what a run found as one HTML file",
     "compare": "compare ways of searching",
     "space": "measure a search space",
+    "audit": "measure whether short trials rank trees as full trainings do",
     "draw": "draw a tree",
     "train": "train a found tree in full",
     "export": "write a found network as plain PyTorch",

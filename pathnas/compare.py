@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         names = _names(options)
         settings = config.load(options.config, options.overrides)
+        if settings.search.rounds > 1:
+            raise ValueError(f"search.rounds: expected 1, got {settings.search.rounds}")
         kind = "compare-surrogate" if options.surrogate else "compare"
         to = options.to or Path(settings.runs) / f"{settings.name}-{kind}"
         search = on_surrogate if options.surrogate else in_run

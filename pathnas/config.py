@@ -22,9 +22,12 @@ from pydantic import (
 from pathnas import config_faults, yaml_reader
 from pathnas.config_faults import ConfigError as ConfigError
 from pathnas.config_networks import Model, Network, Width, to_tuple
+from pathnas.config_recipes import Augment as Augment
+from pathnas.config_recipes import Distill as Distill
+from pathnas.config_recipes import Recipe as Recipe
+from pathnas.config_recipes import TrialRecipe as TrialRecipe
 from pathnas.config_types import (
     Address,
-    BelowOne,
     Count,
     Device,
     FilePath,
@@ -36,7 +39,6 @@ from pathnas.config_types import (
     Multiple,
     Name,
     Option,
-    Pixels,
     Share,
     is_function,
     one_or_more,
@@ -45,84 +47,6 @@ from pathnas.yaml_reader import dotted, hint, shorten, shown
 
 DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
 """The names that `Data.name` knows, beside ``package.module:function``."""
-
-
-class Augment(Model):
-    """Random changes of the training images."""
-
-    crop: Pixels = 0
-    """padding in pixels for a random crop; 0: none"""
-    flip: bool = False
-    """mirror half of the images left to right"""
-    cutout: Pixels = 0
-    """side in pixels of a square set to zero; 0: none"""
-
-
-class Recipe(Model):
-    """How a network is trained: SGD with the paper's settings."""
-
-    epochs: Annotated[int, Field(ge=0, le=10_000)]
-    """passes over the training images"""
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    """images a step"""
-    learning_rate: LearningRate = 0.1
-    """learning rate at its highest"""
-    momentum: BelowOne = 0.9
-    """momentum of SGD"""
-    nesterov: bool = True
-    """Nesterov's momentum"""
-    weight_decay: Share = 1e-4
-    """weight decay"""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """the learning rate over the training"""
-    warmup_epochs: Annotated[float, Field(ge=0, le=10_000)] = 0.0
-    """epochs over which the learning rate rises from 0"""
-    label_smoothing: BelowOne = 0.0
-    """share of the target that is spread over all classes"""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """number format of the autocast"""
-    drop_path: BelowOne = 0.0
-    """how often a branch that is added is dropped, at most"""
-    drop_path_schedule: Literal["linear", "constant"] = "linear"
-    """whether that rate rises from 0 over the training"""
-    augment: Augment = Augment()
-    """random changes of the training images"""
-
-
-class Distill(Model):
-    """The distillation of `birth: distilled`, from the base network's logits."""
-
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """passes over the training images, the first of the training's epochs"""
-    learning_rate: LearningRate = 0.01
-    """learning rate at its highest"""
-
-
-class TrialRecipe(Recipe):
-    """How a candidate is trained in a trial (section 4.1 of the paper)."""
-
-    epochs: Annotated[int, Field(ge=0, le=10_000)] = 20
-    """passes over the training images"""
-    learning_rate: LearningRate = 0.035
-    """learning rate at its highest"""
-    birth: Literal["gated", "hard", "distilled"] = "gated"
-    """new operations that are no identities fade in, are there at once, or that and distillation"""
-    distill: Annotated[Distill, Field(validate_default=True)] = Distill()
-    """the distillation of birth: distilled"""
-    inherit_optimizer: bool = False
-    """begin with the base network's momentum"""
-    gate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """share of the trial over which the gate falls to 0"""
-    noise: Share = 6e-3
-    """symmetry-breaking noise on replicas, in standard deviations of the weight"""
-
-    @field_validator("distill")
-    @classmethod
-    def _some_training_is_left(cls, distill: Distill, info: ValidationInfo) -> Distill:
-        epochs = info.data.get("epochs", distill.epochs + 1)
-        if info.data.get("birth") == "distilled" and distill.epochs >= epochs:
-            raise ValueError(f"epochs must be below those of the training, {epochs}")
-        return distill
 
 
 class Data(Model):
@@ -176,6 +100,8 @@ class Base(Model):
     """keyword arguments of the model's function, beside channels and classes if it names them"""
     weights: FilePath | None = None
     """a safetensors file to take instead of training"""
+    grown: FilePath | None = None
+    """folder of a network that a run found, its best: go on from its tree and weights"""
     training: Annotated[Recipe | None, Field(validate_default=True)] = None
     """how the base network is trained; null with a model: not at all"""
 
@@ -211,12 +137,19 @@ class Base(Model):
             raise ValueError("must be absent without base.model")
         return value
 
+    @field_validator("grown")
+    @classmethod
+    def _instead(cls, grown: str | None, info: ValidationInfo) -> str | None:
+        if grown is not None and info.data.get("weights") is not None:
+            raise ValueError("must be absent beside base.weights: one of the two is the base")
+        return grown
+
     @field_validator("training")
     @classmethod
     def _trained(cls, training: Recipe | None, info: ValidationInfo) -> Recipe | None:
         # An invalid `weights` is absent from info.data: one fault for it is enough.
-        given = [info.data.get(key, "") for key in ("weights", "model")]
-        if training is None and given == [None, None]:
+        given = [info.data.get(key, "") for key in ("weights", "grown", "model")]
+        if training is None and given == [None] * 3:
             raise ValueError("missing (a mapping, unless base.weights names a file)")
         return training
 
@@ -276,6 +209,19 @@ class Controller(Model):
     """evolution: of so many the best has a child"""
 
 
+class Halving(Model):
+    """Successive halving within a batch: short trainings decide who is trained longer."""
+
+    factor: Annotated[int, Field(ge=2, le=16)] = 3
+    """one in so many candidates goes on, to so many times the epochs"""
+    rungs: Annotated[int, Field(ge=2, le=8)] = 2
+    """trainings of a candidate that goes all the way; the last is a whole trial"""
+
+    def lengths(self, epochs: int) -> tuple[int, ...]:
+        """Returns the epochs of each rung, the shortest first, for a trial of so many."""
+        return tuple(epochs // self.factor**left for left in reversed(range(self.rungs)))
+
+
 class Search(Model):
     """The search: its budget, its space, its trials."""
 
@@ -291,10 +237,12 @@ class Search(Model):
     """learn from each trial when it ends, instead of waiting for a whole batch; not reproducible"""
     patience: Count = 20
     """updates without a new tree that end the search"""
+    rounds: Annotated[int, Field(ge=1, le=16)] = 1
+    """searches one after another; the best network of one is the base of the next"""
     control: bool = True
     """random search under the same budget"""
     depth: Annotated[int, Field(ge=1, le=8)] = 3
-    """most edges on a path of the tree"""
+    """most edges on a path of the tree; with base.grown at least one more than its tree has"""
     ops: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(to_tuple)
     ] = (
@@ -308,10 +256,41 @@ class Search(Model):
     """most parameters of a candidate, as a multiple of the base network's; null: no limit"""
     trial: TrialRecipe = TrialRecipe()
     """how a candidate is trained"""
+    halving: Annotated[Halving | None, Field(validate_default=True)] = None
+    """successive halving within a batch; null: every candidate has a whole trial"""
     reward: Reward = Reward()
     """the reward of an outcome"""
     controller: Controller = Controller()
     """the controller and its learner"""
+
+    @field_validator("trial")
+    @classmethod
+    def _in_rounds(cls, trial: TrialRecipe, info: ValidationInfo) -> TrialRecipe:
+        if trial.inherit_optimizer and info.data.get("rounds", 1) > 1:
+            raise ValueError("inherit_optimizer must be false: between rounds only weights go on")
+        return trial
+
+    @field_validator("halving")
+    @classmethod
+    def _possible(cls, halving: Halving | None, info: ValidationInfo) -> Halving | None:
+        if halving is None:
+            return None
+        if info.data.get("asynchronous"):
+            raise ValueError(
+                "ranks whole batches, which an asynchronous search does not have: "
+                "search.asynchronous must be false"
+            )
+        trial = info.data.get("trial")  # absent if it is invalid
+        if trial is None:
+            return halving
+        least = 1 + (trial.distill.epochs if trial.birth == "distilled" else 0)
+        shortest = halving.lengths(trial.epochs)[0]
+        if shortest < least:
+            raise ValueError(
+                f"the shortest training must have at least {least} epochs, got {shortest} of "
+                f"{trial.epochs} with factor {halving.factor} and {halving.rungs} rungs"
+            )
+        return halving
 
     @field_validator("ops")
     @classmethod

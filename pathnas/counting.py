@@ -87,7 +87,12 @@ def measure(limits: Limits, samples: list[Node]) -> Space:
     Args:
         limits: what a candidate may be.
         samples: random trees of the same space without limits on costs; at least one.
+
+    Raises:
+        ValueError: if trees grow from another one than the base tree.
     """
+    if limits.start != BASE_TREE:
+        raise ValueError(f"only what grows from the base tree is counted, got {limits.start}")
     costs = [limits.costs(tree) for tree in samples]
     parameters, macs = zip(*costs, strict=True)
     fullest = [_costs(limits, _fullest(limits.depth, op)) for op in limits.ops]
@@ -126,7 +131,7 @@ def random_trees(limits: Limits, number: int, generator: torch.Generator) -> lis
     free = replace(limits, macs=None, parameters=None)
     found = []
     for _ in range(number):
-        state = State()
+        state = decisions.begin(free)
         while not state.done:
             legal = [a for a, allowed in enumerate(decisions.mask(state, free)) if allowed]
             drawn = int(torch.randint(len(legal), (), generator=generator))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -99,10 +99,11 @@ class Limits:
         sites: the cells that will all hold the tree.
         macs: the most multiply-adds that all cells together may cost for one image; None: any.
         parameters: the most parameters of all cells together; None: any.
+        start: the canonical tree that episodes begin with; all candidates grow from it.
 
     Raises:
-        ValueError: if the ops lack ``identity`` or are unknown, or the base tree exceeds `macs` or
-            `parameters`.
+        ValueError: if the ops lack ``identity`` or are unknown, the tree at the start exceeds
+            `macs` or `parameters`, or the depth leaves nothing to grow there.
     """
 
     depth: int = 3
@@ -110,6 +111,7 @@ class Limits:
     sites: tuple[Site, ...] = (Site(CellSpec(Conv(16, 16)), 64),)
     macs: int | None = None
     parameters: int | None = None
+    start: Node = BASE_TREE
 
     def __post_init__(self) -> None:
         for name in self.ops:
@@ -118,15 +120,19 @@ class Limits:
             raise ValueError(f"ops must be distinct and hold 'identity', got {self.ops}")
         if self.depth < 1 or not self.sites:
             raise ValueError(f"expected depth >= 1 and sites, got {self.depth=}, {self.sites=}")
-        if not self.allows(BASE_TREE):
+        if not self.allows(self.start):
             raise ValueError(
-                f"macs must be at least the base tree's {self.cost(BASE_TREE):,}, got {self.macs}; "
-                f"parameters at least {self.size(BASE_TREE):,}, got {self.parameters}"
+                f"macs must be at least the base tree's {self.cost(self.start):,}, got "
+                f"{self.macs}; parameters at least {self.size(self.start):,}, got {self.parameters}"
+            )
+        if not begin(self).agenda:
+            raise ValueError(
+                f"expected a depth at which {self.start} has a leaf to grow from, got {self.depth}"
             )
 
     def __reduce__(self) -> tuple[type[Limits], tuple[Any, ...]]:
         # What was remembered stays behind: it may be large, and is soon found out again.
-        return Limits, (self.depth, self.ops, self.sites, self.macs, self.parameters)
+        return Limits, tuple(getattr(self, field.name) for field in fields(self))
 
     @cached_property
     def actions(self) -> Actions:
@@ -218,6 +224,20 @@ class State:
         return not self.agenda
 
 
+def begin(limits: Limits) -> State:
+    """Returns the state that episodes begin with.
+
+    At the base tree the first question is how its branch is merged. A tree that has grown is asked,
+    for each of its leaf edges above the depth limit, whether to insert; the last must if no other
+    did.
+    """
+    if limits.start == BASE_TREE:
+        return State()
+    edges = trees.walk(limits.start)
+    leaves = [path for path, edge in edges if edge.child.is_leaf and len(path) < limits.depth]
+    return State(limits.start, tuple(Question("insert", path) for path in leaves))
+
+
 def mask(state: State, limits: Limits) -> tuple[bool, ...]:
     """Returns for each action whether it may be taken; all False when the episode is done.
 
@@ -239,7 +259,7 @@ def mask(state: State, limits: Limits) -> tuple[bool, ...]:
         change is not None and change.macs <= macs and change.parameters <= parameters
         for change in changes
     ]
-    if question.kind == "insert" and _must_insert(state.tree, question.path):
+    if question.kind == "insert" and _must_insert(state, limits):
         legal[limits.actions.names.index("stop")] = False
     return tuple(legal)
 
@@ -289,8 +309,11 @@ def _change(tree: Node, action: int, path: Path, limits: Limits) -> Cost | None:
     )
 
 
-def _must_insert(tree: Node, path: Path) -> bool:
-    return path == (len(tree.edges) - 1,) and trees.depth(tree) == 1
+def _must_insert(state: State, limits: Limits) -> bool:
+    tree = state.tree
+    if limits.start != BASE_TREE:
+        return len(state.agenda) == 1 and tree == limits.start
+    return state.agenda[0].path == (len(tree.edges) - 1,) and trees.depth(tree) == 1
 
 
 def step(state: State, action: int, limits: Limits) -> State:

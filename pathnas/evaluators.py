@@ -25,12 +25,13 @@ from pathnas.data import Normalization
 from pathnas.decisions import Limits
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.plugins import Plugins
-from pathnas.transforms import Birth, grow, growth
+from pathnas.transforms import Birth, arrange, grow, growth
 from pathnas.tree import BASE_TREE, Node
 from pathnas.weight_files import load_weights, moments_file, optimizer_file, save_weights
 
-BirthMode = Literal["gated", "hard", "distilled"]
-"""``"distilled"``: hard, and then a short distillation from the base network's logits."""
+BirthMode = Literal["gated", "hard", "distilled", "scratch"]
+"""``"distilled"``: hard, and then a short distillation from the base network's logits.
+``"scratch"``: nothing is inherited or grown; the network of the tree begins from fresh weights."""
 
 CALIBRATION_IMAGES = 256
 EVALUATION_BATCH = 500
@@ -119,6 +120,7 @@ class Training:
             None: nowhere.
         distill: of the birth ``"distilled"``; its epochs are the first of the recipe's.
         inherit_optimizer: whether what is inherited comes with its optimizer's state.
+        start: tree of the network that is inherited; the cells grow from it to `tree`.
     """
 
     setting: Setting
@@ -134,6 +136,7 @@ class Training:
     save: Path | None = None
     distill: Distill = field(default_factory=Distill)
     inherit_optimizer: bool = False
+    start: Node = field(default=BASE_TREE, metadata={"later": True})
 
 
 @dataclass(frozen=True)
@@ -178,11 +181,15 @@ def build(job: Training) -> nn.Module:
         ValueError: if the tree does not fit or the weights are of another network.
     """
     with torch.random.fork_rng(devices=[]):
+        if job.birth == "scratch":
+            return _from_scratch(job)
         network = _before_growth(job)
-        if job.tree != BASE_TREE:
+        if job.tree != job.start:
             mode: Literal["gated", "hard"] = "gated" if job.birth == "gated" else "hard"
             birth = Birth(mode, job.noise, _generator(job, "noise"))
-            network = grow(network, growth(job.tree), birth)
+            network = grow(network, growth(job.tree, job.start), birth)
+            if job.start != BASE_TREE:
+                arrange(network)
     return network
 
 
@@ -197,7 +204,7 @@ def _before_growth(job: Training) -> nn.Module:
     setting = job.setting
     torch.manual_seed(seed_of(job.seed, "weights"))
     network = networks.build(
-        channels=setting.image_shape[0], classes=setting.classes, **job.network
+        channels=setting.image_shape[0], classes=setting.classes, tree=job.start, **job.network
     )
     if job.weights is not None:
         load_weights(network, job.weights)
@@ -205,6 +212,15 @@ def _before_growth(job: Training) -> nn.Module:
         if moments.exists():
             cell.set_moments(network, load_file(moments))
     return network
+
+
+def _from_scratch(job: Training) -> nn.Module:
+    """Seeds torch's global generator and draws from it."""
+    if job.weights is not None:
+        raise ValueError(f"birth 'scratch' inherits nothing, got weights={str(job.weights)!r}")
+    torch.manual_seed(seed_of(job.seed, "weights"))
+    shape, classes = job.setting.image_shape, job.setting.classes
+    return networks.build(channels=shape[0], classes=classes, tree=job.tree, **job.network)
 
 
 def _generator(job: Training, purpose: str) -> torch.Generator:
@@ -283,7 +299,7 @@ def learn(
     distilled = seen = 0
     # Dropout and DropPath draw from torch's global generator.
     with _seeded(seed_of(job.seed, "training"), job.setting.device):
-        if job.birth == "distilled" and inherits and job.tree != BASE_TREE:
+        if job.birth == "distilled" and inherits and job.tree != job.start:
             distilled = min(job.distill.epochs, recipe.epochs)
             seen = _distill(job, network, batches, {**fitted, "epochs": distilled})
         fitted["epochs"] = recipe.epochs - distilled
@@ -313,7 +329,7 @@ def inherit_optimizer(job: Training, network: nn.Module, optimizer: torch.optim.
     path = optimizer_file(job.weights)
     try:
         state = load_file(path)
-        grown = optimizer_state.carry(state, base_of(job), growth(job.tree))
+        grown = optimizer_state.carry(state, base_of(job), growth(job.tree, job.start))
         optimizer_state.write(optimizer, network, grown)
     except Exception as error:  # safetensors raises its own exceptions
         raise ValueError(
@@ -404,7 +420,7 @@ class InheritAndTrain:
 
     def macs(self, tree: Node) -> int:
         """Returns the multiply-adds of the whole network with this tree, for one image."""
-        return self.base_macs + self.limits.cost(tree) - self.limits.cost(BASE_TREE)
+        return self.base_macs + self.limits.cost(tree) - self.limits.cost(self.limits.start)
 
     def __call__(self, candidate: Candidate) -> Outcome:
         """Runs the trial of a candidate; one that diverges is an outcome, other errors raise."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import pathnas
-from pathnas import best, controllers, executors, files, results
+from pathnas import best, controllers, executors, files, results, rounds
 from pathnas import config as configs
 from pathnas import tree as trees
 from pathnas.asynchronous import AsynchronousSearch
@@ -29,6 +29,7 @@ from pathnas.finals import Finals, test_once
 from pathnas.jobs import Finished, JobFailed, Jobs
 from pathnas.ledger import Ledger
 from pathnas.plan import Plan
+from pathnas.rungs import Rungs
 from pathnas.search import Budget, Progress, Record, SearchError, Update, search
 from pathnas.store import Store
 from pathnas.trials import Trials
@@ -51,13 +52,14 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
         JobFailed: if the base network cannot be trained, or no tree of a search in full.
         SearchError: if trials fail throughout.
     """
+    check_ancestors(store)
     summary: dict[str, Any] | None = store.meta("summary")
     if summary is not None:
         return summary
     config, workers = store.config, store.config.workers
     console.line(f"run folder {store.path}" + (", resumed" if store.resumed else ""))
     console.notes(store.notes)
-    _check_images(plan, store)
+    check_images(plan, store)
     setting = plan.prepare(store.path / "data")
     shutil.rmtree(store.path / "tensorboard", ignore_errors=True)  # it is written again
     with (
@@ -99,8 +101,28 @@ def _next(folder: Path, name: str) -> str:
     )
 
 
-def _check_images(plan: Plan, store: Store) -> None:
-    """Notes which images the run uses, and refuses others in a resume."""
+def check_ancestors(store: Store) -> None:
+    """Notes which networks the run's base has grown from, and refuses others in a resume.
+
+    Raises:
+        RecordError: if they are not those that the run began with.
+    """
+    found, noted = rounds.ancestors(store.config.base), store.meta("ancestors")
+    if noted is None:
+        store.note(ancestors=found)
+    elif [one["weights"] for one in noted] != [one["weights"] for one in found]:
+        raise RecordError(
+            f"{store.path} was begun with another network to grow from: that of "
+            f"{store.config.base.grown} has changed since"
+        )
+
+
+def check_images(plan: Plan, store: Store) -> None:
+    """Notes which images the run uses, and refuses others in a resume.
+
+    Raises:
+        RecordError: if they are not those that the run began with.
+    """
     found, noted = plan.digests(), store.meta("images")
     if noted is None:
         store.note(images=found)
@@ -258,7 +280,10 @@ class Experiment:
                 found = AsynchronousSearch(*begin, trials.reward, progress, **common)
                 yield from found.run(trials.stream)
             else:
-                yield from search(*begin, trials.batch, trials.reward, progress, **common)
+                halving, epochs = self.config.search.halving, self.config.search.trial.epochs
+                rungs = halving and Rungs(trials, halving.lengths(epochs), halving.factor)
+                batch = rungs.batch if rungs else trials.batch
+                yield from search(*begin, batch, trials.reward, progress, **common)
         except SearchError:
             trials.ledger.forget(progress.waiting)
             raise
@@ -325,6 +350,7 @@ class Experiment:
             settings=self.config,
             validation=pick.accuracy,
             test=tests["best"],
+            ancestors=self.store.meta("ancestors"),
         )
         networks_by_name = {name: one.report(tests.get(name)) for name, one in picks.items()}
         images, clock = self.jobs.images, self.store.clock
@@ -332,6 +358,7 @@ class Experiment:
             "name": self.config.name,
             "folder": str(self.store.path),
             "networks": {"base": base.report(), **networks_by_name},
+            "ancestors": self.store.meta("ancestors"),
             "best_tree": trees.to_dict(pick.job.tree),
             "searches": {name: one.report() for name, one in searched.items()},
             "images": {**images, "all": sum(images.values())},

@@ -32,6 +32,7 @@ class Facts:
         config: as nested dictionaries, defaults included.
         summary: as in ``summary.json``; None while the run has not ended.
         environment: what the run was begun with.
+        ancestors: networks that its base has grown from, of :func:`pathnas.rounds.ancestors`.
         trials: rows as of :func:`pathnas.results.trials`, by search, in order of proposal.
         trees: of these trials, as JSON text, by key.
         updates: by search, in order, each with `number`, `episodes`, `rewards`, `metrics`,
@@ -47,6 +48,7 @@ class Facts:
     config: dict[str, Any]
     summary: dict[str, Any] | None
     environment: dict[str, Any]
+    ancestors: list[dict[str, Any]]
     trials: dict[str, list[dict[str, Any]]]
     trees: dict[str, str]
     updates: dict[str, list[dict[str, Any]]]
@@ -135,6 +137,7 @@ def _read(path: Path, database: Database) -> Facts:
         config=meta["config"],
         summary=meta.get("summary"),
         environment=meta.get("environment", {}),
+        ancestors=meta.get("ancestors") or [],
         trials={name: [row for row in rows if row["search"] == name] for name in SEARCHES},
         trees=trees,
         updates=updates,

@@ -46,7 +46,8 @@ class Finals:
         Raises:
             JobFailed: if all trees of a search fail.
         """
-        longer = {(BASE_TREE, n): self._job(f"base_longer-{n}", n) for n in self._repeats}
+        start = self.inherit.start
+        longer = {(start, n): self._job(f"base_longer-{n}", n, start) for n in self._repeats}
         grown = {
             (tree, 1): self._job(f"{name}-{place}", 1, tree)
             for name, trees in top.items()
@@ -71,7 +72,7 @@ class Finals:
     def _repeats(self) -> range:
         return range(1, self.final.repeats + 1)
 
-    def _job(self, name: str, repeat: int, tree: Node = BASE_TREE) -> Training:
+    def _job(self, name: str, repeat: int, tree: Node) -> Training:
         return replace(
             self.inherit,
             recipe=self.final.training,
@@ -93,7 +94,12 @@ class Finals:
             target=target, image_shape=setting.image_shape, classes=setting.classes, **network
         )
         second = [
-            replace(self._job(f"wider_base-{n}", n), network=wide, weights=None)
+            replace(
+                self._job(f"wider_base-{n}", n, BASE_TREE),
+                network=wide,
+                weights=None,
+                start=BASE_TREE,
+            )
             for n in self._repeats
         ]
         if self.first is None:

@@ -26,7 +26,7 @@ from pathnas.yaml_reader import shown
 
 LOCK = ".lock"
 
-MAY_CHANGE = ("workers.", "runs", "data.root", "data.download")
+MAY_CHANGE = ("workers.", "runs", "data.root", "data.download", "search.rounds", "base.grown")
 """Settings that change no bit of what a run finds; a resume may have others."""
 
 MAY_GROW = ("search.trials", "search.hours", "search.trial_hours")
@@ -46,12 +46,20 @@ class FolderInUse(RuntimeError):
     """Another process works on the run."""
 
 
-def open_run(config: Config, *, new: bool = False) -> Store:
+def another(config: Config) -> Config:
+    """Returns the config of a run beside those that are there, named ``name-2`` and so on."""
+    name, number = config.name, 1
+    while (Path(config.runs) / config.name).exists():
+        number += 1
+        config = config.model_copy(update={"name": f"{name}-{number}"})
+    return config
+
+
+def open_run(config: Config) -> Store:
     """Opens the folder of a run, ``runs/name``: made if it is not there, continued if it is.
 
     Args:
         config: of the run.
-        new: begin another run beside those that are there, named ``name-2`` and so on.
 
     Raises:
         ConfigError: if the run was begun with other settings; names them.
@@ -59,11 +67,7 @@ def open_run(config: Config, *, new: bool = False) -> Store:
         RecordError: if its record is damaged, or the folder holds something else.
         OSError: if the folder cannot be made or written.
     """
-    runs, name, number = Path(config.runs), config.name, 1
-    while new and (runs / config.name).exists():
-        number += 1
-        config = config.model_copy(update={"name": f"{name}-{number}"})
-    path = runs / config.name
+    path = Path(config.runs) / config.name
     _make(path)
     _check_ours(path)
     lock = _lock(path)

@@ -113,7 +113,6 @@ def _write(job: Job, network: nn.Module, result: dict[str, Any]) -> None:
         folder.path,
         described,
         settings=config_of(settings),
-        validation=result["validation"],
-        test=result["test"],
+        about={name: result[name] for name in ("validation", "test")},
     )
     files.write_json(folder.path / "result.json", result)

@@ -291,6 +291,32 @@ class Ledger:
                 traceback=outcome.traceback or "",
             )
 
+    def rung(self, number: int, epochs: int) -> Outcome | None:
+        """Returns what a trial's training of so many epochs brought, if it is recorded.
+
+        Raises:
+            RecordError: if the row is damaged.
+        """
+        name = self._rung(number, epochs)
+        for row in self.database.rows("trainings", name=name):
+            with self.database.understanding(f"the training {name}"):
+                return Outcome(**json.loads(row["result"]))
+        return None
+
+    def put_rung(self, number: int, epochs: int, candidate: Candidate, outcome: Outcome) -> None:
+        """Commits what a trial's training of so many epochs brought; the trial has not ended."""
+        with self.database.transaction():
+            self.database.put(
+                "trainings",
+                name=self._rung(number, epochs),
+                job=candidate.key,
+                result=json.dumps(asdict(outcome)),
+                outputs="[]",
+            )
+
+    def _rung(self, number: int | str, epochs: int | str) -> str:
+        return f"{self.search} {number}, {epochs} epochs"
+
     def forget(self, proposals: Iterable[Proposal]) -> None:
         """Takes the failed outcomes of proposals back, so that a resume runs these trials again."""
         with self.database.transaction():
@@ -304,6 +330,12 @@ class Ledger:
                     "(SELECT number FROM outcomes WHERE search = ?1)",
                 ):
                     self.database.execute(statement, self.search, first, last)
+                for number in range(first, last + 1):
+                    self.database.execute(
+                        "DELETE FROM trainings WHERE name LIKE ? "
+                        "AND json_extract(result, '$.status') <> 'ok'",
+                        self._rung(number, "%"),
+                    )
 
     def images(self) -> int:
         """Returns the training images that the trials saw, copied outcomes aside."""

@@ -76,6 +76,7 @@ class Outcome:
         seed: of the trial.
         error: why it failed, one line.
         traceback: the end of it, if there is one.
+        stopped: epochs of the last training, if halving ended the trial before a whole one.
     """
 
     status: Status
@@ -87,6 +88,7 @@ class Outcome:
     seed: int | None = None
     error: str | None = None
     traceback: str | None = None
+    stopped: int | None = None
 
 
 Evaluator = Callable[[Candidate], Outcome]

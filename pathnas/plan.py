@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from pathnas import data, datasets, evaluators, networks, weight_files
+from pathnas import data, datasets, evaluators, networks, rounds, weight_files
+from pathnas import tree as trees
 from pathnas.config import Config, Recipe
 from pathnas.data import Splits
 from pathnas.decisions import Limits
@@ -54,11 +55,12 @@ class Plan:
             "classes": splits.classes,
             **config.base.arguments(),
         }
-        if config.base.weights is not None:
-            _check_optimizer(config, Path(config.base.weights))
+        start, weights = rounds.start(config.base), rounds.weights(config.base)
+        if weights is not None:
+            _check_optimizer(config, weights)
             with torch.random.fork_rng(devices=[]):
-                weight_files.load_weights(networks.build(**network), Path(config.base.weights))
-        sketch = networks.sketch(**network)
+                weight_files.load_weights(networks.build(tree=start, **network), weights)
+        sketch = networks.sketch(tree=start, **network)
         networks.check(sketch, splits.image_shape, splits.classes)
         base_macs = networks.macs(sketch, splits.image_shape)
         search = config.search
@@ -68,13 +70,18 @@ class Plan:
                 "search.controller.baseline: self_critical needs batches of at least two episodes, "
                 "whose last one is greedy: search.episodes >= 2 and search.asynchronous: false"
             )
-        limits = Limits(search.depth, search.ops, networks.sites(sketch, splits.image_shape))
+        limits = Limits(
+            search.depth if start == BASE_TREE else max(search.depth, trees.depth(start) + 1),
+            search.ops,
+            networks.sites(sketch, splits.image_shape),
+            start=start,
+        )
         if search.max_macs is not None:
-            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(BASE_TREE)
+            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(start)
             limits = replace(limits, macs=allowance)
         if search.max_parameters is not None:
             more = int((search.max_parameters - 1) * networks.parameters(sketch))
-            limits = replace(limits, parameters=more + limits.size(BASE_TREE))
+            limits = replace(limits, parameters=more + limits.size(start))
         return cls(config, str(device), splits, limits, base_macs)
 
     def digests(self) -> dict[str, str]:
@@ -112,16 +119,18 @@ class Plan:
 
     def base_training(self, setting: Setting, save: Path) -> Training:
         """Returns the training of the base network; of no epochs if its weights are given."""
-        base, weights = self.config.base, self.config.base.weights
+        base, weights = self.config.base, rounds.weights(self.config.base)
         recipe = base.training if weights is None else None
         return Training(
             setting,
             base.arguments(),
             recipe or Recipe(epochs=0),
             seed_of(self.config.seed, "base"),
-            weights=None if weights is None else Path(weights),
+            tree=self.limits.start,
+            weights=weights,
             save=save,
             inherit_optimizer=weights is not None and self.config.search.trial.inherit_optimizer,
+            start=self.limits.start,
         )
 
     def inherit(self, base: Training) -> Training:
@@ -156,6 +165,11 @@ class Plan:
 
 
 def _check_optimizer(config: Config, weights: Path) -> None:
+    if config.search.trial.inherit_optimizer and config.base.grown is not None:
+        raise ValueError(
+            "search.trial.inherit_optimizer: must be false with base.grown, whose folder has no "
+            "optimizer's state"
+        )
     path = weight_files.optimizer_file(weights)
     if config.search.trial.inherit_optimizer and not path.is_file():
         raise ValueError(

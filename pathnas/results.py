@@ -16,7 +16,7 @@ from pathnas.store import RECORD
 
 COLUMNS = (
     *("search", "number", "update", "key", "state", "attempt", "status", "accuracy", "reward"),
-    *("macs", "parameters", "seconds", "images", "seed", "copied", "error"),
+    *("macs", "parameters", "seconds", "images", "stopped", "seed", "copied", "error"),
 )
 """Of the table of trials; what is not known yet is None."""
 

@@ -65,6 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
+    from pathnas import rounds
+    from pathnas.database import RecordError
+
+    try:
+        settings = rounds.settings(_config(options))
+    except RecordError as error:
+        return _fail(EXIT_DAMAGED, error)
+    except (ValueError, FileNotFoundError) as error:
+        return _fail(EXIT_USAGE, error)
+    codes = (_round(config, options, last=config is settings[-1]) for config in settings)
+    return next((code for code in codes if code), 0)
+
+
+def _round(config: Config, options: argparse.Namespace, *, last: bool) -> int:
+    """Does a run, or what is left of it, and returns the exit code."""
     from pathnas import experiment, folder, plan
     from pathnas.config import ConfigError
     from pathnas.console import Console
@@ -72,14 +87,11 @@ def _command(options: argparse.Namespace) -> int:
 
     console = Console(quiet=options.quiet or options.json)
     try:
-        config = _config(options)
         planned = plan.Plan.of(config)
-    except RecordError as error:
-        return _fail(EXIT_DAMAGED, error)
     except (ValueError, FileNotFoundError, ImportError) as error:
         return _fail(EXIT_USAGE, error)
     try:
-        with folder.open_run(config, new=options.new) as store:
+        with folder.open_run(config) as store:
             try:
                 summary = experiment.run(planned, store, console)
             except KeyboardInterrupt:
@@ -97,7 +109,8 @@ def _command(options: argparse.Namespace) -> int:
         return _fail(EXIT_USAGE, error)
     except (RuntimeError, OSError, ValueError) as error:
         return _fail(EXIT_FAILED, f"the run failed: {error}")
-    print(text)
+    if last or not options.json:
+        print(text)
     return 0
 
 
@@ -131,7 +144,8 @@ def _config(options: argparse.Namespace) -> Config:
             raise ValueError("--extend needs --resume FOLDER")
         if options.config is None:
             raise ValueError("expected a YAML file or --resume FOLDER; see --help")
-        return config.load(options.config, options.overrides)
+        begun = config.load(options.config, options.overrides)
+        return folder.another(begun) if options.new else begun
     if options.new:
         raise ValueError("--new begins a run and --resume continues one: give one of them")
     extend = 0
@@ -142,7 +156,13 @@ def _config(options: argparse.Namespace) -> Config:
         extend = int(found[1])
     # Without a file, the first override stands where the file would.
     overrides = [*([options.config] if options.config else []), *options.overrides]
-    return folder.resumed(Path(options.resume), overrides, extend)
+    continued = folder.resumed(Path(options.resume), overrides, extend)
+    if extend and continued.search.rounds > 1:
+        raise ValueError(
+            f"--extend: expected the last round's folder, got {options.resume}, on whose network "
+            f"others stand"
+        )
+    return continued
 
 
 def result(summary: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ never stopped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -49,9 +50,17 @@ class Record:
     trials: dict[str, Trial] = field(default_factory=dict)
 
     def best(self, count: int = 1) -> list[Trial]:
-        """Returns the trials of highest reward that did not fail, best first, ties by number."""
+        """Returns the trials of highest reward that did not fail, best first, ties by number.
+
+        Rewards of trainings of different lengths do not compare: trials that halving stopped come
+        after those that it did not, and the earlier stopped after the later.
+        """
         sound = [trial for trial in self.trials.values() if trial.outcome.status == "ok"]
-        return sorted(sound, key=lambda trial: (-trial.reward, trial.number))[:count]
+
+        def place(trial: Trial) -> tuple[float, float, int]:
+            return -(trial.outcome.stopped or math.inf), -trial.reward, trial.number
+
+        return sorted(sound, key=place)[:count]
 
 
 @dataclass(frozen=True, eq=False)

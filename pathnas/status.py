@@ -67,7 +67,8 @@ def status(facts: Facts) -> dict[str, Any]:
 
     Of each search: `done`, `running`, `pending` and `failed` trials, and the `budget`; `best` is
     its best trial. `left` is what remains of the budgets of the search: `trials`, and `seconds` and
-    `trial_seconds` where they are limited; `rate` is trials a minute.
+    `trial_seconds` where they are limited; `rate` is trials a minute. `ancestors` are the networks
+    that the base network has grown from, and `rounds_left` is how many rounds come after this one.
     """
     search = facts.config["search"]
     searches: dict[str, dict[str, Any]] = {}
@@ -102,6 +103,8 @@ def status(facts: Facts) -> dict[str, Any]:
         "state": facts.state,
         "owner": facts.owner,
         "phase": facts.phase,
+        "ancestors": facts.ancestors,
+        "rounds_left": search.get("rounds", 1) - 1,
         "seconds": facts.seconds.get("run", 0.0),
         "searches": searches,
         "left": left,
@@ -123,6 +126,9 @@ def shown(one: dict[str, Any], *, colours: bool) -> str:
     owner = one["owner"] if one["state"] == "running" else None
     who = f" (process {owner['pid']} on {owner['host']})" if owner else ""
     lines = [f"{one['folder']}: {state}{who}, {one['seconds']:,.0f} s of work"]
+    if one["ancestors"]:
+        parent = one["ancestors"][-1]
+        lines.append(f"  grown    from {parent['folder']}: {parent['tree']}")
     if one["state"] != "ended":
         lines.append(f"  phase    {one['phase']}")
     for name, search in one["searches"].items():
@@ -139,6 +145,8 @@ def shown(one: dict[str, Any], *, colours: bool) -> str:
         lines.append(f"  result   test accuracy {best['test']:.4f}: {best['tree']}")
     elif one["phase"] in ("data", "base", "search"):
         lines.append(f"  left     {_left(one)}")
+    if one["rounds_left"]:
+        lines.append(f"  rounds   {one['rounds_left']} more after this one, by the same command")
     if one["state"] == "broken off":
         lines.append(f"  go on    python -m pathnas.run --resume {shlex.quote(one['folder'])}")
     return "\n".join(lines)

@@ -125,13 +125,19 @@ class Store:
                 self.database.execute(f"DELETE FROM {table} WHERE search = 'control'")
             self.database.execute("DELETE FROM meta WHERE key = 'summary'")
             self.database.execute("DELETE FROM trainings WHERE name LIKE 'test of %'")
+            self.database.execute("DELETE FROM trainings WHERE name LIKE 'control %, % epochs'")
 
 
 def fingerprint(job: Any) -> str:
     """Returns a digest of a dataclass that describes a job, by what decides its result.
 
-    Where its files stand does not, nor do fields with the metadata ``{"decides": False}``.
+    Where its files stand does not, nor do fields with the metadata ``{"decides": False}``. Those
+    with ``{"later": True}`` came later, so that by their defaults a job is what it was before.
     """
+
+    def decides(field: dataclasses.Field[Any], value: Any) -> bool:
+        before = field.metadata.get("later", False) and getattr(value, field.name) == field.default
+        return field.metadata.get("decides", True) and not before
 
     def plain(value: Any) -> Any:
         if isinstance(value, Path):
@@ -141,8 +147,11 @@ def fingerprint(job: Any) -> str:
         if isinstance(value, BaseModel):
             return value.model_dump()
         if dataclasses.is_dataclass(value):
-            deciding = [f for f in dataclasses.fields(value) if f.metadata.get("decides", True)]
-            return {f.name: getattr(value, f.name) for f in deciding}
+            return {
+                f.name: getattr(value, f.name)
+                for f in dataclasses.fields(value)
+                if decides(f, value)
+            }
         return repr(value)
 
     return hashlib.sha256(json.dumps(job, default=plain, sort_keys=True).encode()).hexdigest()

@@ -31,7 +31,7 @@ from pathnas.cell import (
 )
 from pathnas.clones import clone
 from pathnas.specs import Moments
-from pathnas.tree import BASE_OP, Edge, Merge, Node, Path
+from pathnas.tree import BASE_OP, BASE_TREE, Edge, Merge, Node, Path
 from pathnas.wrappers import unwrapped
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -302,14 +302,54 @@ def grow_cell(name: str, cell: Cell, tree: Node, transform: Transform, birth: Bi
     return grown
 
 
-def growth(tree: Node) -> list[Transform]:
-    """Returns the transforms that lead from the base tree to a tree, depth first.
+def growth(tree: Node, start: Node = BASE_TREE) -> list[Transform]:
+    """Returns the transforms that lead from a tree to another, depth first.
+
+    Args:
+        tree: to be reached, but for the order of the branches of *add* nodes if `start` is not the
+            base tree; see :func:`arrange`.
+        start: canonical; where they begin.
 
     Raises:
-        ValueError: if no transforms lead there: a concat below the root that replicates its input
-            into unlike operations.
+        ValueError: if no transforms lead there: `start` is no part of the tree, or there is a
+            concat below the root that replicates its input into unlike operations.
     """
-    return list(_growth(tree, ()))
+    if start == BASE_TREE:
+        return list(_growth(tree, ()))
+    found = trees.unfolded(tree, start)
+    if found is None:
+        raise ValueError(f"expected a tree that has grown from {start}, got {tree}")
+    return list(_further(found, start, ()))
+
+
+def _further(node: Node, start: Node, path: Path) -> Iterator[Transform]:
+    for index, (edge, old) in enumerate(zip(node.edges, start.edges, strict=True)):
+        place = (*path, index)
+        if not old.child.is_leaf:
+            yield from _further(edge.child, old.child, place)
+        elif not edge.child.is_leaf:
+            yield Insert(place)
+            yield from _growth(edge.child, place)
+
+
+def arrange(network: nn.Module) -> None:
+    """Brings the branches of all *add* nodes into canonical order, in place.
+
+    The output stays as it is, up to the rounding of sums.
+    """
+    for cell in cells(network).values():
+        _arrange(cell.root)
+
+
+def _arrange(node: CellNode) -> None:
+    edges = [node.edge(index) for index in range(len(node.edges))]
+    for edge in edges:
+        _arrange(edge.child)
+    if node.merge == "add":
+        edges.sort(key=lambda edge: str(Edge(edge.name, edge.child.tree)))
+        ordered = nn.ModuleList(edges)
+        ordered.training = node.edges.training
+        node.edges = ordered
 
 
 def _growth(node: Node, path: Path) -> Iterator[Transform]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, Literal, cast, get_args
 
 import networkx as nx
@@ -189,6 +190,37 @@ def _without_identity(node: Node) -> Node:
     while len(node.edges) == 1 and node.edges[0].op == "identity":
         node = node.edges[0].child
     return node
+
+
+def unfolded(tree: Node, start: Node) -> Node | None:
+    """Returns a tree with the branches of its *add* nodes in the order that they have in another.
+
+    Args:
+        tree: that may have grown from `start`.
+        start: canonical; what stands below its leaves is free.
+
+    Returns:
+        None if the tree has not grown from `start`.
+    """
+    if start.is_leaf:
+        return tree
+    if (tree.merge, tree.allocation, len(tree.edges)) != (
+        start.merge,
+        start.allocation,
+        len(start.edges),
+    ):
+        return None
+    orders = permutations(tree.edges) if tree.merge == "add" else [tree.edges]
+    for edges in orders:
+        found = []
+        for edge, old in zip(edges, start.edges, strict=True):
+            child = unfolded(edge.child, old.child) if edge.op == old.op else None
+            if child is None:
+                break
+            found.append(Edge(edge.op, child))
+        else:
+            return Node(tuple(found), tree.merge, tree.allocation)
+    return None
 
 
 def key(tree: Node) -> str:

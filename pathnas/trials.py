@@ -79,7 +79,7 @@ class Trials:
             result.check_disk(f"trial {number}")
             outcome = outcome_of(result, trial_seed(self.evaluator.run_seed, candidate))
             self.ledger.finish(number, attempt, outcome, self.reward(outcome))
-            yield self._show((number, candidate, outcome))
+            yield self.show((number, candidate, outcome))
         yield from answered
 
     def _send(
@@ -92,16 +92,17 @@ class Trials:
         for number, candidate in asked:
             key = candidate.key
             if key in self.recorded:
-                answered.append(self._show((number, candidate, self.recorded[key])))
+                answered.append(self.show((number, candidate, self.recorded[key])))
             elif key in self.known:
                 outcome = self.known[key]
                 self.ledger.copy(number, outcome, self.reward(outcome))
-                answered.append(self._show((number, candidate, outcome)))
+                answered.append(self.show((number, candidate, outcome)))
             else:
                 sent.append((number, candidate, self.ledger.start(number)))
                 yield candidate
 
-    def _show(self, ended: Ended) -> Ended:
+    def show(self, ended: Ended) -> Ended:
+        """Counts a trial that has ended, prints its line and returns it."""
         _, candidate, outcome = ended
         self.ended += 1
         self.best = max(self.best, outcome.accuracy or 0.0)
@@ -146,7 +147,7 @@ def _fault(outcome: Outcome) -> str | None:
 
 KINDS: Mapping[str, tuple[type, ...]] = {
     **{"accuracy": (float, int, type(None)), "seconds": (float, int), "images": (int,)},
-    **dict.fromkeys(("macs", "parameters", "seed"), (int, type(None))),
+    **dict.fromkeys(("macs", "parameters", "seed", "stopped"), (int, type(None))),
     **dict.fromkeys(("error", "traceback"), (str, type(None))),
 }
 """Of the values of an outcome: those that JSON holds as they are."""

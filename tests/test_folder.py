@@ -71,7 +71,7 @@ def test_workers_and_larger_budgets_may_change(tmp_path: Path, override: str) ->
 
 def test_new_begins_beside_what_is_there(tmp_path: Path) -> None:
     for name in ("smoke", "smoke-2", "smoke-3"):
-        with open_run(settings(tmp_path, "seed=3"), new=True) as store:
+        with open_run(folder.another(settings(tmp_path, "seed=3"))) as store:
             assert (store.path.name, store.config.name, store.resumed) == (name, name, False)
 
 

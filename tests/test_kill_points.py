@@ -18,9 +18,9 @@ ROOT = Path(__file__).parent.parent
 def killed(
     folder: Path, first: int, last: int, every: int, *overrides: str
 ) -> list[dict[str, Any]]:
-    """What the kill points of a range changed, under settings of the controller."""
+    """What the kill points of a range changed, under settings of the search."""
     words = [sys.executable, "-m", "tests.stub_run", *map(str, (folder, first, last, every))]
-    words += [f"search.controller.{override}" for override in overrides]
+    words += [f"search.{override}" for override in overrides]
     with open(folder / "output", "w") as output, open(folder / "errors", "w") as errors:
         process = subprocess.Popen(
             words, cwd=ROOT, stdout=output, stderr=errors, start_new_session=True
@@ -46,11 +46,15 @@ def test_runs_killed_while_their_record_is_made_end_the_same(tmp_path: Path) -> 
     ("every", "overrides"),
     [
         (1, ()),
-        (31, ("name=ppo",)),
-        (31, ("name=evolution", "population=3", "tournament=2")),
-        (31, ("baseline=self_critical", "entropy_end=0.5")),
+        (31, ("controller.name=ppo",)),
+        (
+            31,
+            ("controller.name=evolution", "controller.population=3", "controller.tournament=2"),
+        ),
+        (31, ("controller.baseline=self_critical", "controller.entropy_end=0.5")),
+        (13, ("halving={factor: 2, rungs: 2}", "trial.epochs=2")),
     ],
-    ids=["any", "ppo", "evolution", "self_critical"],
+    ids=["any", "ppo", "evolution", "self_critical", "halving"],
 )
 def test_runs_killed_at_a_durable_step_end_the_same(
     tmp_path: Path, every: int, overrides: tuple[str, ...]

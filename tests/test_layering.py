@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = [
     {"interrupts"},
-    {"files"},
+    {"files", "agreement"},
     {
         *("tree", "data", "yaml_reader", "executors", "probing", "tracing", "database"),
         *("drop_path", "dotted", "scheduled", "clones", "plugins", "channels", "wrappers"),
@@ -23,6 +23,7 @@ FLOORS = [
     },
     {"config_faults", "config_networks", "treecells", "specs"},
     {"config_types"},
+    {"config_recipes"},
     {"config", "datasets", "ops", "flow"},
     {"cell", "recipes"},
     {"transforms", "drawing", "comparison", "costs", "graphs", "train_settings"},
@@ -35,15 +36,16 @@ FLOORS = [
     {"growth", "weight_files"},
     {"evaluators", "envs", "controllers"},
     {"search"},
+    {"rounds"},
     {"asynchronous", "ledger", "board", "console", "plan"},
     {"clock"},
     {"store"},
     {"best", "folder", "jobs", "results", "trials"},
-    {"finals", "train_folder", "facts"},
+    {"finals", "train_folder", "auditing", "rungs", "facts"},
     {"experiment", "train_job", "report"},
     {"run", "export", "trainer", "draw"},
     {"full_training", "resume", "status", "doctor"},
-    {"train", "compare", "space"},
+    {"train", "compare", "space", "audit"},
     {"cli"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -103,7 +105,7 @@ def loaded_by(statement: str) -> set[str]:
 def test_importing_the_package_or_the_command_loads_no_torch() -> None:
     code = "import pathnas, pathnas.run, pathnas.train, pathnas.draw, pathnas.tree"
     code += ", pathnas.cli, pathnas.resume, pathnas.status, pathnas.doctor, pathnas.compare"
-    code += ", pathnas.space"
+    code += ", pathnas.space, pathnas.audit"
     assert "torch" not in loaded_by(code)
 
 

@@ -1,0 +1,190 @@
+"""The trainings of an audit: random trees, each trained in several ways with several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pathnas import config, evaluators
+from pathnas.agreement import Scores
+from pathnas.controllers.random_controller import RandomController
+from pathnas.controllers.rollout import rollout
+from pathnas.decisions import Limits
+from pathnas.evaluators import InheritAndTrain, Trained, Training, seed_of
+from pathnas.executors import Failure
+from pathnas.jobs import Jobs
+from pathnas.outcomes import Candidate
+from pathnas.plan import Plan
+
+INHERITED = "full, inherited"
+SCRATCH = "full, from scratch"
+
+LEAST = 4
+"""Trees that must have been trained in every way: fewer have no order to speak of."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way of training a tree.
+
+    Attributes:
+        name: of its row in the report.
+        training: a description, but for tree and seed.
+        purpose: of its seeds; stages of one purpose train a tree with the same ones.
+    """
+
+    name: str
+    training: Training
+    purpose: str
+
+    def job(self, candidate: Candidate, run_seed: int, replicate: int) -> Training:
+        """Returns the training of a tree with one of its seeds, from 0.
+
+        The first of a trial is the one that it has in a search.
+        """
+        seed = seed_of(run_seed, f"{self.purpose} {candidate.key}", replicate)
+        return replace(self.training, tree=candidate.tree, seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What the trainings brought, of the trees that none of them failed for.
+
+    Attributes:
+        trees: their keys.
+        macs: `[N, 1]` multiply-adds of the whole network for one image.
+        accuracy: by stage, `[N, S]`, on the validation images.
+        images: by stage, training images that one training saw.
+        seconds: by stage, the mean of a training.
+        failed: by key of a tree that is left out, why.
+    """
+
+    trees: list[str]
+    macs: Scores
+    accuracy: dict[str, Scores]
+    images: dict[str, int]
+    seconds: dict[str, float]
+    failed: dict[str, str]
+
+
+def random_candidates(limits: Limits, count: int, seed: int) -> list[Candidate]:
+    """Returns distinct candidates of random search.
+
+    Raises:
+        ValueError: if so many are not to be found in the space.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, Candidate] = {}
+    episodes = 10 * count + 200
+    for _ in range(episodes):
+        [episode] = rollout(RandomController(limits.actions), limits, 1, generator)
+        candidate = Candidate(episode.tree)
+        found.setdefault(candidate.key, candidate)
+        if len(found) == count:
+            return list(found.values())
+    raise ValueError(
+        f"expected {count} distinct trees, got {len(found)} in {episodes} random episodes: the "
+        f"space is too small"
+    )
+
+
+def stages(plan: Plan, base: Training, epochs: Sequence[int], births: Sequence[str]) -> list[Stage]:
+    """Returns the trials of each birth and length, and the two full trainings.
+
+    Args:
+        plan: of the experiment.
+        base: the training of the base network.
+        epochs: lengths of trials.
+        births: of trials, as `search.trial.birth` names them.
+
+    Raises:
+        ConfigError: if a trial cannot be of such a length and birth.
+    """
+    found = []
+    for birth in births:
+        for length in epochs:
+            words = [f"search.trial.epochs={length}", f"search.trial.birth={birth}"]
+            own = replace(plan, config=config.override(plan.config, words))
+            found.append(Stage(trial_name(birth, length), own.inherit(base), "trial"))
+    full = replace(plan.inherit(base), recipe=plan.config.final.training)
+    fresh = replace(full, weights=None, birth="scratch", inherit_optimizer=False)
+    return [*found, Stage(INHERITED, full, "full"), Stage(SCRATCH, fresh, "scratch")]
+
+
+def trial_name(birth: str, epochs: int) -> str:
+    """Returns the name of the stage of these trials."""
+    return f"{birth}, {epochs} epoch{'s' if epochs > 1 else ''}"
+
+
+def measure(
+    jobs: Jobs,
+    ways: Sequence[Stage],
+    candidates: Sequence[Candidate],
+    evaluator: InheritAndTrain,
+    *,
+    seeds: int,
+) -> Measured:
+    """Does all trainings that the record does not hold, and returns what they brought.
+
+    Args:
+        jobs: does them and records each as it ends.
+        ways: how each tree is trained.
+        candidates: the trees.
+        evaluator: knows the run's seed and what trees cost.
+        seeds: trainings of each tree in each way.
+
+    Raises:
+        RuntimeError: if fewer than :data:`LEAST` trees came through.
+    """
+    named: dict[str, Training] = {}
+    of: dict[str, list[list[str]]] = {way.name: [] for way in ways}
+    # By seed first: what an audit that was broken off has done is spread over all trees and ways.
+    for replicate in range(seeds):
+        for way in ways:
+            jobs_of_way = {
+                f"{way.name}, seed {replicate}: {one.key}": way.job(
+                    one, evaluator.run_seed, replicate
+                )
+                for one in candidates
+            }
+            named |= jobs_of_way
+            of[way.name].append(list(jobs_of_way))
+    results = jobs.all(evaluators.train, named, "audit")
+    failed: dict[str, str] = {}
+    for name, result in results.items():
+        if result.failure is not None:
+            failed.setdefault(str(named[name].tree), _why(name, result.failure))
+    sound = [one for one in candidates if one.key not in failed]
+    if len(sound) < LEAST:
+        raise RuntimeError(
+            f"expected at least {LEAST} trees whose trainings all succeed, got {len(sound)}"
+            + "".join(f"; {why}" for why in list(failed.values())[:1])
+        )
+    places = [place for place, one in enumerate(candidates) if one.key not in failed]
+    trained = {
+        name: [[_trained(results[row[place]].value) for row in rows] for place in places]
+        for name, rows in of.items()
+    }
+    return Measured(
+        [one.key for one in sound],
+        np.array([[float(evaluator.macs(one.tree))] for one in sound]),
+        {name: np.array([[t.accuracy for t in row] for row in n]) for name, n in trained.items()},
+        {name: rows[0][0].images for name, rows in trained.items()},
+        {name: _mean(t.seconds for row in rows for t in row) for name, rows in trained.items()},
+        failed,
+    )
+
+
+def _why(name: str, failure: Failure) -> str:
+    return f"{name}: {failure.status}: {failure.reason}"
+
+
+def _trained(value: object) -> Trained:
+    return Trained(**value) if isinstance(value, dict) else value  # type: ignore[return-value]
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
