@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: run test test-slow bench clean
+.PHONY: run test test-slow bench docs clean
 
 run: .venv/installed
 	$(BIN)/python -m pathnas.run experiments/digits.yaml
@@ -11,10 +11,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/typed .
 	MYPYPATH=.venv/typed $(BIN)/mypy -p pathnas
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.rollout
@@ -23,8 +23,12 @@ bench: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.executors
 	$(BIN)/python -m benchmarks.record
 
+docs: .venv/installed
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.machine import facts
 from benchmarks.spread import random_candidates
 from pathnas import config, evaluators, executors, experiment, networks, training
 from pathnas.config import Recipe, TrialRecipe
@@ -217,20 +217,6 @@ def tables(accuracy: Mapping[str, Sequence[Sequence[float]]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    """Returns the processor's name, the versions and the capability that torch uses."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name, capability = names[0] if names else platform.processor(), torch.backends.cpu
-    return (
-        f"{name}, {capability.get_cpu_capability()}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}"
-    )
-
-
 def main() -> None:
     """Prints the tables and writes all accuracies."""
     parser = argparse.ArgumentParser(description="births compared, and training from scratch")
@@ -243,7 +229,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("runs/birth.json"), help="file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(machine())
+    print(facts())
     found = {}
     for name in arguments.data:
         found[name] = measure(name, arguments)
@@ -252,7 +238,7 @@ def main() -> None:
         print(tables(found[name]["accuracy"]), flush=True)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     options = {key: str(value) for key, value in vars(arguments).items()}
-    report = {"machine": machine(), "options": options, "epochs": EPOCHS, "data": found}
+    report = {"machine": facts(), "options": options, "epochs": EPOCHS, "data": found}
     arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.machine import facts
 from benchmarks.reference_controller import ReferenceController
-from benchmarks.rollout import facts
+from benchmarks.rollout import NO_STEP
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import rollout
@@ -27,9 +28,6 @@ from pathnas.decisions import Limits
 
 PAIRS = {10: 15, 64: 7, 256: 3}
 """Episodes of an update, and how many pairs are measured by default."""
-
-NO_STEP = 1e-12
-"""A learning rate that leaves the policy as it is, so that all repetitions do alike work."""
 
 
 def ours(learner: Reinforce, limits: Limits, episodes: int, seed: int) -> int:

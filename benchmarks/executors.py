@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.rollout import facts
+from benchmarks.machine import facts
 from pathnas import executors
 from pathnas.executors import Executor
 

@@ -19,7 +19,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks.rollout import facts
+from benchmarks.machine import facts
 from pathnas import growth, networks, training
 from pathnas.cell import Cell
 from pathnas.layers import Deepen, LayerTransform, Widen

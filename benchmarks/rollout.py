@@ -7,12 +7,12 @@ process, its masks and observations, the controller. The gradient is one whole u
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 
 import torch
 
+from benchmarks.machine import facts
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import rollout
@@ -40,15 +40,6 @@ def measure(episodes: int, repetitions: int) -> tuple[float, float, float]:
         found.append((decisions, (sampled - start) * each, (learned - sampled) * each))
     decided, sampling, gradient = zip(*found[3:], strict=True)
     return statistics.median(decided), statistics.median(sampling), statistics.median(gradient)
-
-
-def facts() -> str:
-    """Returns one line on the machine and the versions."""
-    return (
-        f"torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{torch.get_num_threads()} thread, {torch.backends.cpu.get_cpu_capability()}, "
-        f"{platform.machine()} {platform.processor()}".rstrip()
-    )
 
 
 def main() -> None:

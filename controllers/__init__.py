@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -41,64 +42,16 @@ class Learner(Protocol):
         ...
 
 
-def _reinforce(
-    actions: Actions,
-    *,
-    seed: int = 0,
-    embedding: int = 10,
-    hidden: int = 100,
-    head: int = 500,
-    learning_rate: float = 6e-3,
-    entropy: float = 1e-2,
-    entropy_end: float | None = None,
-    entropy_updates: int = 100,
-    clip: float = 40.0,
-    baseline: str = "paper",
-    decay: float = 0.95,
-) -> Reinforce:
-    controller = Controller(actions, embedding=embedding, hidden=hidden, head=head, seed=seed)
-    return Reinforce(
-        controller,
-        learning_rate=learning_rate,
-        entropy=entropy,
-        entropy_end=entropy_end,
-        entropy_updates=entropy_updates,
-        clip=clip,
-        baseline=baseline,
-        decay=decay,
-    )
+def _learning(learner: type[Reinforce], actions: Actions, **settings: Any) -> Reinforce:
+    """Returns a learner with a controller of its own."""
+    own = {name: settings.pop(name) for name in _settings(Controller) & settings.keys()}
+    return learner(Controller(actions, **own), **settings)
 
 
-def _ppo(
-    actions: Actions,
-    *,
-    seed: int = 0,
-    embedding: int = 10,
-    hidden: int = 100,
-    head: int = 500,
-    learning_rate: float = 6e-3,
-    entropy: float = 1e-2,
-    entropy_end: float | None = None,
-    entropy_updates: int = 100,
-    clip: float = 40.0,
-    baseline: str = "paper",
-    decay: float = 0.95,
-    epochs: int = 4,
-    ratio_clip: float = 0.2,
-) -> Ppo:
-    controller = Controller(actions, embedding=embedding, hidden=hidden, head=head, seed=seed)
-    return Ppo(
-        controller,
-        epochs=epochs,
-        ratio_clip=ratio_clip,
-        learning_rate=learning_rate,
-        entropy=entropy,
-        entropy_end=entropy_end,
-        entropy_updates=entropy_updates,
-        clip=clip,
-        baseline=baseline,
-        decay=decay,
-    )
+def _settings(*kinds: type) -> set[str]:
+    """The keyword settings of classes together."""
+    named = (one for kind in kinds for one in inspect.signature(kind).parameters.values())
+    return {one.name for one in named if one.kind is one.KEYWORD_ONLY}
 
 
 def _random(actions: Actions) -> NoLearning:
@@ -106,8 +59,8 @@ def _random(actions: Actions) -> NoLearning:
 
 
 LEARNERS: dict[str, Callable[..., Learner]] = {
-    "reinforce": _reinforce,
-    "ppo": _ppo,
+    "reinforce": partial(_learning, Reinforce),
+    "ppo": partial(_learning, Ppo),
     "evolution": Evolution,
     "random": _random,
 }
@@ -118,6 +71,14 @@ and :class:`~pathnas.controllers.reinforce.Reinforce`. ``ppo``: the same control
 :class:`~pathnas.controllers.ppo.Ppo`. ``evolution``: regularized evolution, by
 :class:`~pathnas.controllers.evolution.Evolution`. ``random``: the control; it has no settings.
 """
+
+SETTINGS = {
+    "reinforce": _settings(Controller, Reinforce),
+    "ppo": _settings(Controller, Reinforce, Ppo),
+    "evolution": _settings(Evolution),
+    "random": set[str](),
+}
+"""By learner, the names of its settings."""
 
 
 def make(name: str, actions: Actions, **settings: object) -> Learner:
@@ -135,9 +96,8 @@ def make(name: str, actions: Actions, **settings: object) -> Learner:
     """
     if name not in LEARNERS:
         raise ValueError(f"unknown controller {name!r}; known: {', '.join(sorted(LEARNERS))}")
-    takes = {one: set(inspect.signature(build).parameters) for one, build in LEARNERS.items()}
-    unknown = set(settings) - set().union(*takes.values())
+    unknown = set(settings) - set().union(*SETTINGS.values())
     if unknown:
         raise TypeError(f"no controller has the settings {sorted(unknown)}")
-    own = {key: value for key, value in settings.items() if key in takes[name]}
+    own = {key: value for key, value in settings.items() if key in SETTINGS[name]}
     return LEARNERS[name](actions, **own)

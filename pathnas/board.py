@@ -1,17 +1,40 @@
 """TensorBoard event files of a run.
 
 Three runs by name: ``env`` (what the search proposed and got), ``controller`` (how it learns) and
-``control`` (what random search got). Steps are updates, except for ``trial/``, where they are
-trials in order of proposal.
+``control`` (what random search got). Steps are updates, except for ``trial/`` and ``time/trial``,
+where they are trials in order of proposal. The README has a table of all tags.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pathnas import costs, drawing
 from pathnas import tree as trees
+from pathnas.cell import Site
+from pathnas.dotted import flattened
+from pathnas.outcomes import Candidate
 from pathnas.search import Record, Update
+
+BEST = 10
+"""Pictures of the best trees, at the end of a search."""
+
+NEW_BEST = 100
+"""Pictures of new best trees at most, which bounds the files; each is some 20 KB."""
+
+LAYOUT = {
+    "search": {
+        "best accuracy so far": ["Multiline", ["search/accuracy_best"]],
+        "accuracy of all trials": ["Multiline", ["trial/accuracy"]],
+    },
+    "controller": {"entropy": ["Multiline", ["controller/entropy"]]},
+}
+"""Of the page of custom scalars: each chart has the search's line and its control's."""
 
 
 class Board:
@@ -21,11 +44,16 @@ class Board:
 
     Args:
         folder: of the event files; each run gets a folder below it.
+        sites: places of the network's cells; the pictures of trees go by what they cost there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sites: Sequence[Site] = ()) -> None:
         self._folder = folder
+        self._sites = sites
         self._writers: dict[str, Any] = {}
+        self._sums: dict[tuple[str, str], float] = {}
+        self._pictures = 0
+        self._shares: dict[str, list[dict[str, float]]] = {}
 
     def writer(self, name: str) -> Any:
         """Returns the writer of a named run, opened at first use."""
@@ -35,7 +63,20 @@ class Board:
             self._writers[name] = SummaryWriter(str(self._folder / name))
         return self._writers[name]
 
-    def update(self, name: str, update: Update, record: Record, seconds: float) -> None:
+    def begin(self, config: str, resume: str) -> None:
+        """Writes what is known from the start.
+
+        Args:
+            config: the resolved config, as YAML.
+            resume: the command that continues the run.
+        """
+        self.writer("env").add_custom_scalars(LAYOUT)
+        self.text("env", "run/config", config)
+        self.text("env", "run/resume", resume)
+
+    def update(
+        self, name: str, update: Update, record: Record, seconds: float, budget: int
+    ) -> None:
         """Writes what an update did.
 
         Args:
@@ -43,30 +84,108 @@ class Board:
             update: of the search.
             record: all trials so far.
             seconds: since the search began.
+            budget: distinct trees that the search may train.
         """
         writer, step = self.writer(name), update.number
+        failed = sum(trial.outcome.status != "ok" for trial in record.trials.values())
         writer.add_scalar("search/reward_mean", sum(update.rewards) / len(update.rewards), step)
         writer.add_scalar("search/trials", len(record.trials), step)
+        writer.add_scalar("search/failed", failed, step)
         writer.add_scalar("time/seconds", seconds, step)
         writer.add_scalar("time/seconds_per_update", seconds / (step + 1), step)
-        for trial in update.trials:
-            writer.add_scalar("time/trial", trial.outcome.seconds, trial.number)
-            if trial.outcome.accuracy is not None:
-                writer.add_scalar("trial/accuracy", trial.outcome.accuracy, trial.number)
-                writer.add_scalar("trial/reward", trial.reward, trial.number)
+        self._trials(name, update)
+        writer.add_scalar("budget/trials_left", max(0, budget - len(record.trials)), step)
+        for what in ("trial_seconds", "images"):
+            writer.add_scalar(f"budget/{what}", self._sums.get((name, what), 0.0), step)
         for best in record.best():
             writer.add_scalar("search/reward_best", best.reward, step)
             writer.add_scalar("search/accuracy_best", best.outcome.accuracy, step)
             if best.update == step:
-                tree = best.candidate.tree
-                self.text(name, "search/best_tree", f"{tree}\n\n{trees.indented(tree)}", step)
+                self._new_best(name, best.candidate, best.outcome.accuracy, step)
         writer.flush()
+
+    def _trials(self, name: str, update: Update) -> None:
+        writer = self.writer(name)
+        for trial in update.trials:
+            outcome = trial.outcome
+            for what, value in (("trial_seconds", outcome.seconds), ("images", outcome.images)):
+                self._sums[name, what] = self._sums.get((name, what), 0.0) + value
+            writer.add_scalar("time/trial", outcome.seconds, trial.number)
+            if outcome.accuracy is not None:
+                writer.add_scalar("trial/accuracy", outcome.accuracy, trial.number)
+                writer.add_scalar("trial/reward", trial.reward, trial.number)
+                if outcome.macs is not None:
+                    writer.add_scalar("trial/multiply_adds", outcome.macs, trial.number)
+
+    def _new_best(self, name: str, best: Candidate, accuracy: float | None, step: int) -> None:
+        text = f"{best.key}\n\n{trees.indented(best.tree)}"
+        self.text(name, "search/best_tree", text, step)
+        if name == "env" and self._pictures < NEW_BEST:
+            self._pictures += 1
+            self._picture(name, "search/best_tree", best, accuracy, step)
+
+    def _picture(
+        self, name: str, tag: str, candidate: Candidate, accuracy: float | None, step: int
+    ) -> None:
+        widths = None
+        if self._sites:
+            found = costs.edges(candidate.tree, self._sites)
+            widths = {path: cost.macs for path, cost in found.items()}
+        title = None if accuracy is None else f"validation accuracy {accuracy:.4f} in its trial"
+        picture = drawing.rgb(candidate.tree, None, title=title, costs=widths)
+        self.writer(name).add_image(tag, picture, step, dataformats="HWC")
 
     def learner(self, name: str, update: Update) -> None:
         """Writes how a learner does and which actions its controller prefers."""
         writer = self.writer(name)
         for metric, value in update.metrics.items():
             writer.add_scalar(f"controller/{metric}", value, update.number)
+        prefix = "frequency/"
+        shares = {k[len(prefix) :]: v for k, v in update.metrics.items() if k.startswith(prefix)}
+        self._shares.setdefault(name, []).append(shares)
+        writer.flush()
+
+    def searched(self, name: str, learner: str, record: Record) -> None:
+        """Writes the pictures of a search that has ended; of its control there are none.
+
+        The best trees, the best one last, where TensorBoard opens, and the actions over time.
+
+        Args:
+            name: ``"env"`` or ``"control"``.
+            learner: name under which its learner was written.
+            record: all its trials.
+        """
+        if name == "control":
+            return
+        for place, trial in enumerate(reversed(record.best(BEST))):
+            accuracy = trial.outcome.accuracy
+            self._picture(name, "search/best_trees", trial.candidate, accuracy, place)
+        shares = self._shares.get(learner, [])
+        if shares and shares[0]:
+            self.writer(learner).add_image("controller/actions", heat(shares), dataformats="HWC")
+
+    def ended(self, summary: Mapping[str, Any], config: Mapping[str, Any], next_: str) -> None:
+        """Writes the result, and settings beside it, so that runs can be compared.
+
+        Args:
+            summary: of the run.
+            config: of the run, as nested dictionaries.
+            next_: what may be done with the result.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        writer, metrics = self.writer("env"), {}
+        for name, row in summary["networks"].items():
+            for what in ("validation", "test", "macs"):
+                if what in row:
+                    metrics[f"result/{name}_{what}"] = float(row[what])
+        for tag, value in metrics.items():
+            writer.add_scalar(tag, value, 0)
+        kept = {k: v for k, v in flattened(config).items() if k.startswith(SETTINGS)}
+        plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in kept.items()}
+        for part in hparams(plain, dict(metrics)):
+            writer.file_writer.add_summary(part)
+        self.text("env", "run/next", next_)
         writer.flush()
 
     def text(self, name: str, tag: str, text: str, step: int = 0) -> None:
@@ -79,3 +198,38 @@ class Board:
     def __exit__(self, *_: object) -> None:
         for writer in self._writers.values():
             writer.close()
+
+
+SETTINGS = (
+    *("seed", "data.name", "base.network.name", "base.network.widths"),
+    *("search.trials", "search.episodes", "search.depth", "search.max_macs", "search.ops"),
+    *("search.controller.name", "search.controller.learning_rate", "search.controller.entropy"),
+    *("search.trial.epochs", "search.trial.learning_rate", "final.training.epochs"),
+)
+"""What keys begin with that stand in the table of hyperparameters."""
+
+
+def heat(shares: Sequence[Mapping[str, float]]) -> NDArray[np.uint8]:
+    """Draws the share of each action among the decisions of its kind, over the updates.
+
+    Args:
+        shares: in [0, 1] by action, one mapping an update, all with the same actions.
+
+    Returns:
+        `[H, W, 3]` uint8.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(shares[0])
+    height = 0.28 * len(names) + 1
+    figure = Figure(figsize=(7.2, height), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.17, 0.55 / height, 0.81, 0.28 * len(names) / height))
+    values = [[one[name] for one in shares] for name in names]
+    axes.imshow(values, aspect="auto", vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("update")
+    axes.set_title("share of each action among the decisions of its kind, white 0 to dark 1")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -100,7 +100,7 @@ def same_borders(tree: Node, grown: Node, path: Path, spec: CellSpec) -> bool:
 
 
 class Cost(NamedTuple):
-    """Parameters, and multiply-adds for one output position."""
+    """Parameters, and multiply-adds; of one cell and one output position unless said otherwise."""
 
     parameters: int
     macs: int

@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m pathnas.compare",
         description="Compare controllers on the same space, trials, budget and seeds. The same "
         "command again continues what was broken off.",
+        epilog="example: python -m pathnas.compare experiments/surrogate.yaml --surrogate "
+        "--seeds 10",
     )
     found.add_argument("config", help="YAML file of the experiment")
     found.add_argument("overrides", nargs="*", metavar="key=value", help="override of a key")
@@ -62,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         names = _names(options)
         settings = config.load(options.config, options.overrides)
-        to = options.to or Path(settings.runs) / f"{settings.name}-compare"
+        kind = "compare-surrogate" if options.surrogate else "compare"
+        to = options.to or Path(settings.runs) / f"{settings.name}-{kind}"
         search = on_surrogate if options.surrogate else in_run
         curves: dict[str, list[Curve]] = {name: [] for name in names}
         for seed in range(options.seeds):
@@ -130,12 +133,10 @@ def on_surrogate(settings: Config, name: str, seed: int) -> Curve:
 
 def in_run(settings: Config, name: str, seed: int) -> Curve:
     """Returns the curve of a run, which is begun, continued or only read."""
-    from pathnas import config, experiment, folder, results
+    from pathnas import config, experiment, facts, folder
     from pathnas.comparison import Curve
     from pathnas.console import Console
-    from pathnas.database import Database
     from pathnas.plan import Plan
-    from pathnas.store import RECORD
 
     own = config.override(
         settings,
@@ -144,18 +145,19 @@ def in_run(settings: Config, name: str, seed: int) -> Curve:
             f"seed={seed}",
             f"search.controller.name={name}",
             "search.control=false",
+            "search.asynchronous=false",  # a trial's update is then the one that learned from it
         ],
     )
+    plan = Plan.of(own)  # before there is a folder: what is wrong is refused without a trace
     with folder.open_run(own) as store:
-        path = store.path
-        summary = experiment.run(Plan.of(own), store, Console(quiet=True))
-    database = Database(path / RECORD, readonly=True)
-    try:
-        ended = {row["number"]: row["seconds"] for row in database.rows("updates", search="search")}
-    finally:
-        database.close()
-    rows = [row for row in results.trials(path) if row["search"] == "search"]
-    rows = [row for row in rows if row["reward"] is not None and row["update"] in ended]
+        summary = experiment.run(plan, store, Console(quiet=True))
+    found = facts.read(store.path)
+    ended = {row["number"]: row["seconds"] for row in found.updates["search"]}
+    rows = [
+        row
+        for row in found.trials["search"]
+        if row["reward"] is not None and row["update"] in ended
+    ]
     return Curve(
         [row["reward"] for row in rows],
         [ended[row["update"]] for row in rows],

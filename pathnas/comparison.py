@@ -46,7 +46,8 @@ class Curve:
     def figures(self, trials: int) -> dict[str, float]:
         """Returns ``best``, ``last`` (mean of the last :data:`LAST`), ``area`` and ``test``.
 
-        The area is that under the best so far, divided by the number of trials.
+        The area is that under the best so far, divided by the number of trials. Beside them stand
+        ``trials``, how many there were, and ``seconds``, how long they took.
         """
         best = self.best_so_far(trials)
         found = {
@@ -91,7 +92,7 @@ def summary(curves: Curves, trials: int) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> str:
     """Returns the figures of :func:`summary` as a table: mean and standard error over the seeds."""
     rows = found["controllers"]
-    names = [n for n in ("best", "last", "area", "test", "seconds") if _first(rows, n)]
+    names = [n for n in ("best", "last", "area", "test", "seconds") if _all_have(rows, n)]
     titles = {"last": f"last {LAST}"}
     lines = [f"{'controller':<12}" + "".join(f"{titles.get(n, n):>18}" for n in names)]
     for controller, some in rows.items():
@@ -109,7 +110,7 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _first(rows: Mapping[str, list[dict[str, float]]], name: str) -> bool:
+def _all_have(rows: Mapping[str, list[dict[str, float]]], name: str) -> bool:
     return all(name in row for some in rows.values() for row in some)
 
 

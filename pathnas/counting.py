@@ -5,21 +5,14 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, replace
 from math import comb
-from typing import NamedTuple
 
 import torch
 
 from pathnas import decisions
 from pathnas import tree as trees
+from pathnas.cell import Cost
 from pathnas.decisions import MERGES, Limits, State
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node
-
-
-class Cost(NamedTuple):
-    """What a tree costs in all cells together."""
-
-    macs: int
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -32,7 +25,8 @@ class Space:
             counts are upper bounds.
         smallest: cost of the base tree, below which no tree lies.
         median: costs in the middle of random trees under no cost limit.
-        largest: an upper bound of the costs, reached if every cell holds the fullest tree.
+        largest: an upper bound of the costs if every cell holds the fullest tree, which then has
+            them; otherwise the largest of what was looked at.
         within: share of these random trees that the limits allow.
     """
 
@@ -94,25 +88,27 @@ def measure(limits: Limits, samples: list[Node]) -> Space:
         limits: what a candidate may be.
         samples: random trees of the same space without limits on costs; at least one.
     """
-    costs = [Cost(limits.cost(tree), limits.size(tree)) for tree in samples]
-    macs, parameters = zip(*costs, strict=True)
-    smallest = Cost(limits.cost(BASE_TREE), limits.size(BASE_TREE))
-    fullest = [_cost(limits, _fullest(limits.depth, op)) for op in limits.ops]
+    costs = [limits.costs(tree) for tree in samples]
+    parameters, macs = zip(*costs, strict=True)
+    fullest = [_costs(limits, _fullest(limits.depth, op)) for op in limits.ops]
     return Space(
         tuple(count(depth, len(limits.ops)) for depth in range(1, limits.depth + 1)),
         is_wide(limits),
-        smallest,
-        Cost(int(statistics.median(macs)), int(statistics.median(parameters))),
+        limits.costs(BASE_TREE),
         Cost(
-            max(*macs, *(cost.macs for cost in fullest)),
-            max(*parameters, *(cost.parameters for cost in fullest)),
+            parameters=int(statistics.median(parameters)),
+            macs=int(statistics.median(macs)),
+        ),
+        Cost(
+            parameters=max(*parameters, *(cost.parameters for cost in fullest)),
+            macs=max(*macs, *(cost.macs for cost in fullest)),
         ),
         statistics.fmean(limits.allows(tree) for tree in samples),
     )
 
 
-def _cost(limits: Limits, tree: Node) -> Cost:
-    return Cost(limits.cost(tree), limits.size(tree)) if limits.holds(tree) else Cost(0, 0)
+def _costs(limits: Limits, tree: Node) -> Cost:
+    return limits.costs(tree) if limits.holds(tree) else Cost(0, 0)
 
 
 def _fullest(depth: int, op: str) -> Node:

@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from pathnas import cell, ops
 from pathnas import tree as trees
-from pathnas.cell import Site
+from pathnas.cell import Cost, Site
 from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Merge, Node, Path
@@ -153,38 +153,38 @@ class Limits:
         return dict(Counter(site.spec for site in self.sites))
 
     @cached_property
-    def _costs(self) -> dict[Node, int]:
+    def _costs(self) -> dict[Node, Cost]:
         return {}
 
     @cached_property
-    def _sizes(self) -> dict[Node, int]:
+    def _known_changes(self) -> dict[Hashable, tuple[Cost | None, ...]]:
         return {}
 
-    @cached_property
-    def _known_changes(self) -> dict[Hashable, tuple[Change | None, ...]]:
-        return {}
-
-    def cost(self, tree: Node) -> int:
-        """Returns the multiply-adds of the tree in all cells, for one image.
+    def costs(self, tree: Node) -> Cost:
+        """Returns the parameters and multiply-adds of the tree in all cells, for one image.
 
         Raises:
             ValueError: if a cell cannot hold the tree.
         """
         if tree not in self._costs:
-            total = sum(cell.cost(tree, spec).macs * p for spec, p in self.positions.items())
+            each = [
+                (cell.cost(tree, spec), count, self.positions[spec])
+                for spec, count in self._specs.items()
+            ]
+            total = Cost(
+                parameters=sum(one.parameters * count for one, count, _ in each),
+                macs=sum(one.macs * positions for one, _, positions in each),
+            )
             _remember(self._costs, tree, total)
         return self._costs[tree]
 
-    def size(self, tree: Node) -> int:
-        """Returns the parameters of the tree in all cells.
+    def cost(self, tree: Node) -> int:
+        """Returns the multiply-adds alone of :meth:`costs`."""
+        return self.costs(tree).macs
 
-        Raises:
-            ValueError: if a cell cannot hold the tree.
-        """
-        if tree not in self._sizes:
-            total = sum(cell.cost(tree, spec).parameters * n for spec, n in self._specs.items())
-            _remember(self._sizes, tree, total)
-        return self._sizes[tree]
+    def size(self, tree: Node) -> int:
+        """Returns the parameters alone of :meth:`costs`."""
+        return self.costs(tree).parameters
 
     def holds(self, tree: Node) -> bool:
         """Tells whether every cell can hold the tree, whatever it costs."""
@@ -196,13 +196,6 @@ class Limits:
             return False
         within = self.macs is None or self.cost(tree) <= self.macs
         return within and (self.parameters is None or self.size(tree) <= self.parameters)
-
-
-class Change(NamedTuple):
-    """What an answer adds to the multiply-adds and to the parameters of all cells together."""
-
-    macs: int
-    parameters: int
 
 
 class Question(NamedTuple):
@@ -249,31 +242,28 @@ def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
     question = state.agenda[0]
     actions = limits.actions.of[question.kind]
     changes = _changes(state.tree, question, limits)
-    if limits.macs is None and limits.parameters is None:
-        legal[actions.start : actions.stop] = [change is not None for change in changes]
-    else:
-        macs = parameters = math.inf
-        if limits.macs is not None:
-            macs = limits.macs - limits.cost(state.tree)
-        if limits.parameters is not None:
-            parameters = limits.parameters - limits.size(state.tree)
-        legal[actions.start : actions.stop] = [
-            change is not None and change.macs <= macs and change.parameters <= parameters
-            for change in changes
-        ]
+    macs = parameters = math.inf
+    if limits.macs is not None:
+        macs = limits.macs - limits.cost(state.tree)
+    if limits.parameters is not None:
+        parameters = limits.parameters - limits.size(state.tree)
+    legal[actions.start : actions.stop] = [
+        change is not None and change.macs <= macs and change.parameters <= parameters
+        for change in changes
+    ]
     if question.kind == "insert" and _must_insert(state.tree, question.path):
         legal[limits.actions.names.index("stop")] = False
     return tuple(legal)
 
 
-def _changes(tree: Node, question: Question, limits: Limits) -> tuple[Change | None, ...]:
+def _changes(tree: Node, question: Question, limits: Limits) -> tuple[Cost | None, ...]:
     """Returns what each answer adds to the costs; None where a cell cannot hold it.
 
     Both depend on the widths at the question's place alone, and so on the concats above it and on
     what stands there; few such places exist, so what was found out for one is kept.
     """
     if question.kind == "insert":
-        return Change(0, 0), Change(0, 0)
+        return Cost(0, 0), Cost(0, 0)
     above, node = [], tree
     for index in question.path:
         if node.merge == "concat":
@@ -293,10 +283,10 @@ def _sharing(edge: Edge) -> str | bool:
     return edge.op if edge.op == BASE_OP else ops.get(edge.op).grouped
 
 
-def _change(tree: Node, action: int, path: Path, limits: Limits) -> Change | None:
+def _change(tree: Node, action: int, path: Path, limits: Limits) -> Cost | None:
     transform = limits.actions.transform(action, path)
     if transform is None:
-        return Change(0, 0)
+        return Cost(0, 0)
     grown = transform(tree)
     if not limits.holds(grown):
         return None
@@ -304,7 +294,11 @@ def _change(tree: Node, action: int, path: Path, limits: Limits) -> Change | Non
         cell.same_borders(tree, grown, path[:-1], spec) for spec in limits.positions
     ):
         return None
-    return Change(limits.cost(grown) - limits.cost(tree), limits.size(grown) - limits.size(tree))
+    after, before = limits.costs(grown), limits.costs(tree)
+    return Cost(
+        parameters=after.parameters - before.parameters,
+        macs=after.macs - before.macs,
+    )
 
 
 def _must_insert(tree: Node, path: Path) -> bool:

@@ -7,9 +7,11 @@ validation set; the test set is written for the workers only after every choice 
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,9 +66,11 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
             preload=(*PRELOAD, *config.plugins),
             **workers.model_dump(exclude={"loaders", "deadline"}),
         ) as executor,
-        Board(store.path / "tensorboard") as board,
+        Board(store.path / "tensorboard", plan.limits.sites) as board,
     ):
-        board.text("env", "config", configs.dump(config))
+        board.begin(
+            configs.dump(config), f"python -m pathnas.run --resume {shlex.quote(str(store.path))}"
+        )
         experiment = Experiment(plan, store, Jobs(executor, console, store), board)
         base = experiment.train_base(setting)
         searched = {"search": experiment.search("search", base)}
@@ -77,10 +81,21 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
         with experiment.jobs.phase("test"):
             tests = test_once(experiment.jobs, picks)
         summary = experiment.summary(base, searched, picks, tests)
+        board.ended(summary, config.model_dump(), _next(store.path, config.name))
     files.write_json(store.path / "summary.json", summary)
     store.note(summary=summary)
     store.event("ended")
     return summary
+
+
+def _next(folder: Path, name: str) -> str:
+    """Returns the commands for what may be done with the network that was found."""
+    place = shlex.quote(str(folder))
+    return (
+        f"python -m pathnas.export {place} --to {name}-net\n"
+        f"python -m pathnas.train {place} --to {name}-trained\n"
+        f"python -m pathnas.report {place}"
+    )
 
 
 def _check_images(plan: Plan, store: Store) -> None:
@@ -196,7 +211,7 @@ class Experiment:
             console.line(f"note: the {name}'s latest learner is damaged; the one before it serves")
         shown = Record()
         for update, seconds in zip(resumed.updates, resumed.seconds, strict=True):
-            self._show(name, update, shown, seconds)
+            self._show(name, update, shown, seconds, budget.trials)
         trials = Trials(
             self.jobs.executor,
             self.plan.evaluator(base.job),
@@ -213,11 +228,12 @@ class Experiment:
             for update in self._updates(learner, trials, progress, budget, generator):
                 seconds = self.store.clock.seconds(name)
                 ledger.learned(update, learner, seconds)
-                self._show(name, update, shown, seconds)
+                self._show(name, update, shown, seconds, budget.trials)
         if not progress.record.best():
             raise SearchError(f"no trial of the {name} succeeded")
         self.jobs.images[name] = ledger.images()
         self.export()
+        self.board.searched(*self._runs(name), progress.record)
         return Searched(progress.record, progress.updates, progress.proposed)
 
     def _updates(
@@ -259,11 +275,16 @@ class Experiment:
 
         return Budget(settings.trials, settings.patience, spent)
 
-    def _show(self, name: str, update: Update, record: Record, seconds: float) -> None:
+    @staticmethod
+    def _runs(name: str) -> tuple[str, str]:
+        """Returns the runs of TensorBoard for a search and for its learner."""
+        return ("control", "control") if name == "control" else ("env", "controller")
+
+    def _show(self, name: str, update: Update, record: Record, seconds: float, budget: int) -> None:
         """Writes an update to TensorBoard, and adds its trials to a record of what was shown."""
         record.trials.update({trial.candidate.key: trial for trial in update.trials})
-        env, learning = ("control",) * 2 if name == "control" else ("env", "controller")
-        self.board.update(env, update, record, seconds)
+        env, learning = self._runs(name)
+        self.board.update(env, update, record, seconds, budget)
         self.board.learner(learning, update)
 
     def export(self) -> None:

@@ -20,6 +20,7 @@ from pathnas import config as configs
 from pathnas import files
 from pathnas.config import Config, ConfigError
 from pathnas.database import Database, RecordError
+from pathnas.dotted import flattened
 from pathnas.store import OWNER, RECORD, Store
 from pathnas.yaml_reader import shown
 
@@ -227,7 +228,7 @@ def _recorded_config(database: Database) -> Config:
 
 def _changes(path: Path, old: Config, new: Config) -> list[str]:
     """Returns the keys that differ and may, or raises with those that may not."""
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    before, after = flattened(old.model_dump()), flattened(new.model_dump())
     keys = [key for key in {**before, **after} if before.get(key, ...) != after.get(key, ...)]
     faults = []
     for key in keys:
@@ -247,16 +248,6 @@ def _changes(path: Path, old: Config, new: Config) -> list[str]:
 
 def _grows(old: Any, new: Any) -> bool:
     return new is None or (old is not None and new > old)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found.update(_flat(value, f"{prefix}{key}."))
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def environment() -> dict[str, Any]:

@@ -70,9 +70,10 @@ def deferred() -> Iterator[None]:
         n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) is not None
     }
     waiting: list[int] = []
+    holding = True
 
     def keep(number: int, frame: FrameType | None) -> None:
-        if waiting:
+        if waiting or not holding:
             waiting.clear()
             signal.signal(number, before[number])
             signal.raise_signal(number)
@@ -84,6 +85,8 @@ def deferred() -> Iterator[None]:
             signal.signal(number, keep)
         yield
     finally:
+        # One signal may come while the handler of the other is put back, and cut that off.
+        holding = False
         for number, handler in before.items():
             signal.signal(number, handler)
         for number in waiting:

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "--new", action="store_true", help="begin another run beside those of the same name"
     )
     found.add_argument("--quiet", action="store_true", help="print only the result")
+    found.add_argument("--json", action="store_true", help="print the summary alone, as JSON")
     return found
 
 
@@ -67,6 +71,7 @@ def _command(options: argparse.Namespace) -> int:
     from pathnas.console import Console
     from pathnas.database import RecordError
 
+    console = Console(quiet=options.quiet or options.json)
     try:
         config = _config(options)
         planned = plan.Plan.of(config)
@@ -77,12 +82,14 @@ def _command(options: argparse.Namespace) -> int:
     try:
         with folder.open_run(config, new=options.new) as store:
             try:
-                summary = experiment.run(planned, store, Console(quiet=options.quiet))
+                summary = experiment.run(planned, store, console)
             except KeyboardInterrupt:
-                print(f"to continue: python -m pathnas.run --resume {store.path}", file=sys.stderr)
+                place = shlex.quote(str(store.path))
+                print(f"to continue: python -m pathnas.run --resume {place}", file=sys.stderr)
                 raise
             with store.database.understanding("the summary"):
-                text = result(summary)
+                text = json.dumps(summary) if options.json else result(summary)
+            _report(store.path)
     except folder.FolderInUse as error:
         return _fail(EXIT_IN_USE, error)
     except RecordError as error:
@@ -93,6 +100,23 @@ def _command(options: argparse.Namespace) -> int:
         return _fail(EXIT_FAILED, f"the run failed: {error}")
     print(text)
     return 0
+
+
+def _report(path: Path) -> None:
+    """Writes the report of a run that has ended, unless it has one; a fault ends no run."""
+    from pathnas import report
+
+    try:
+        written, summary = path / report.NAME, path / "summary.json"
+        if not written.exists() or written.stat().st_mtime < summary.stat().st_mtime:
+            report.write(path)
+    except Exception as error:  # whatever it is, the run itself has its result
+        again = f"python -m pathnas.report {shlex.quote(str(path))}"
+        print(
+            f"warning: the report could not be written: {type(error).__name__}: {error}; "
+            f"to try again: {again}",
+            file=sys.stderr,
+        )
 
 
 def _fail(code: int, why: object) -> int:
@@ -108,6 +132,8 @@ def _config(options: argparse.Namespace) -> Config:
             raise ValueError("--extend needs --resume FOLDER")
         if options.config is None:
             raise ValueError("expected a YAML file or --resume FOLDER; see --help")
+        if not Path(options.config).exists():
+            raise FileNotFoundError(unknown_file(options.config))
         return config.load(options.config, options.overrides)
     if options.new:
         raise ValueError("--new begins a run and --resume continues one: give one of them")
@@ -120,6 +146,16 @@ def _config(options: argparse.Namespace) -> Config:
     # Without a file, the first override stands where the file would.
     overrides = [*([options.config] if options.config else []), *options.overrides]
     return folder.resumed(Path(options.resume), overrides, extend)
+
+
+def unknown_file(path: str) -> str:
+    """Returns what to say of a YAML file that is not there: with the nearest that are."""
+    folders = dict.fromkeys((Path(path).parent, Path("experiments"), Path(".")))
+    known = {str(file): file.stem for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    stems = difflib.get_close_matches(Path(path).stem, known.values(), 3, 0.6)
+    near = [file for stem in stems for file in known if known[file] == stem]
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else "give a YAML file"
+    return f"{path}: no such file; {hint}"
 
 
 def result(summary: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m pathnas.space",
         description="Print how many trees an experiment searches, what they cost, and whether its "
         "limits can be met. Nothing is trained.",
+        epilog="example: python -m pathnas.space experiments/digits.yaml search.max_macs=1.5",
     )
     found.add_argument("config", help="YAML file of the experiment")
     found.add_argument("overrides", nargs="*", metavar="key=value", help="override of a key")

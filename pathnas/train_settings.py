@@ -16,19 +16,18 @@ from pydantic import BeforeValidator, Field, field_validator
 from pathnas import config as configs
 from pathnas import config_faults
 from pathnas import tree as trees
-from pathnas.config import (
+from pathnas.config import Data, Recipe
+from pathnas.config_networks import Model, Network
+from pathnas.config_types import (
     BelowOne,
     Count,
-    Data,
     Device,
     Glob,
     Modules,
     Option,
-    Recipe,
     is_function,
     one_or_more,
 )
-from pathnas.config_networks import Model, Network
 from pathnas.recipes import RECIPES
 from pathnas.tree import Node
 from pathnas.treecells import TREES

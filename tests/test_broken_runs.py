@@ -339,6 +339,7 @@ def test_an_older_learner_is_not_needed(
     assert BEFORE not in goes_on(half, {**expected, "checkpoints": learners}, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snapshot", [3, 8, 12])
 @pytest.mark.parametrize("size", [0.0, 0.3, 0.55, 0.8, -1.0])
 def test_a_log_that_was_cut_loses_the_end_of_the_run_at_most(

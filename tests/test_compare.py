@@ -61,6 +61,15 @@ def test_runs_are_compared_and_read_again_without_another_training(
     assert "test" in json.loads(first)["controllers"]["random"][0]
 
 
+def test_a_setting_that_is_refused_leaves_no_run_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(stub_run.SMOKE), "--seeds", "1", "--controllers", "random", f"runs={tmp_path}"]
+    assert compare.main([*words, "data.validation=999999"]) == compare.EXIT_USAGE
+    assert "999999" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("words", [("--seeds", "0"), ("--controllers", "magic")])
 def test_bad_input_is_one_message_and_exit_code_2(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]

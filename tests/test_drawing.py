@@ -157,3 +157,46 @@ def test_matplotlib_is_imported_late_and_pyplot_never():
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def widths(figure):
+    """Line widths of the edges, in the order of their paths."""
+    return [line.get_linewidth() for line in figure.axes[0].lines if line.get_zorder() == 1]
+
+
+def test_an_edge_is_the_wider_the_more_its_operation_costs():
+    paths = [path for path, _ in trees.walk(LARGEST)]
+    costs = {path: float(n) for n, path in enumerate(paths)}
+    found = widths(drawing.draw(LARGEST, costs=costs))
+    assert found == sorted(found) and (found[0], found[-1]) == drawing.WIDTHS
+    assert set(widths(drawing.draw(LARGEST))) == {drawing.WIDTH}
+    assert set(widths(drawing.draw(LARGEST, costs=dict.fromkeys(paths, 0)))) == {drawing.WIDTHS[0]}
+
+
+@pytest.mark.parametrize("costs", [{}, {(0,): -1.0}, {(0,): float("nan")}])
+def test_every_edge_needs_a_cost(costs):
+    with pytest.raises(ValueError, match=r"at least 0 for every edge, got .* at \(0,\)"):
+        drawing.draw(BASE_TREE, costs=costs)
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_files_of_equal_trees_are_equal_and_small(kind, begins):
+    one, two = drawing.render(LARGEST, kind), drawing.render(LARGEST, kind)
+    assert one == two and one.startswith(begins) and len(one) < 250_000
+    assert one != drawing.render(BASE_TREE, kind)
+
+
+def test_a_kind_of_picture_that_is_unknown():
+    with pytest.raises(ValueError, match=r"expected a kind of picture of .*, got 'gif'"):
+        drawing.render(BASE_TREE, "gif")
+
+
+def contrast(colour):
+    """Of a colour to white paper, by WCAG's formula."""
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 1.05 / (0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] + 0.05)
+
+
+def test_every_stroke_can_be_seen_on_paper():
+    for name, stroke in drawing.STROKES.items():
+        assert contrast(mpl.colors.to_rgb(stroke.colour)) > 2, name

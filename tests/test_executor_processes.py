@@ -59,6 +59,23 @@ def test_what_a_worker_said_before_it_died_is_kept_and_all_is_handed_on(processe
     assert capsys.readouterr().err.count("complaint from below") == 7
 
 
+def test_a_worker_is_killed_even_if_nothing_can_be_handed_on(processes, tmp_path, monkeypatch):
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+    out = tmp_path / "out"
+    out.mkdir()
+    running = processes.run(jobs.sleep_known, [tmp_path / "missing", out, out])
+    assert next(running)[0] == 0
+    pids = sleepers(out)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", Closed())
+        with pytest.raises(BrokenPipeError):
+            running.close()
+    assert gone(pids)
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

@@ -106,7 +106,9 @@ def test_event_files_tell_the_story(smoke: dict) -> None:
         assert [event.step for event in env.Scalars(tag)] == list(range(updates))
         assert control.Scalars(tag)
     assert len(env.Scalars("trial/accuracy")) == smoke["searches"]["search"]["distinct_trees"]
-    assert {"search/best_tree/text_summary", "config/text_summary"} <= set(env.Tags()["tensors"])
+    assert {"search/best_tree/text_summary", "run/config/text_summary"} <= set(
+        env.Tags()["tensors"]
+    )
     tags = set(controller.Tags()["scalars"])
     for tag in ("entropy", "gradient_norm", "baseline", "frequency/insert"):
         assert f"controller/{tag}" in tags

@@ -93,6 +93,30 @@ def test_in_another_thread_a_signal_still_reaches_the_main_one() -> None:
         thread.join()
 
 
+def test_a_signal_while_the_handlers_are_put_back_swallows_no_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put, ended = signal.signal, []
+
+    def interrupted(number: int, handler: object) -> object:
+        before = put(number, handler)  # type: ignore[arg-type]
+        if ended and number == signal.SIGINT:
+            ended.clear()
+            signal.raise_signal(signal.SIGINT)
+        return before
+
+    with Interrupts():
+        with pytest.raises(Interrupted, match="SIGINT"), interrupts.deferred():
+            monkeypatch.setattr(signal, "signal", interrupted)
+            ended.append(True)
+        monkeypatch.setattr(signal, "signal", put)
+        exits = []
+        monkeypatch.setattr(os, "_exit", exits.append)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            signal.raise_signal(signal.SIGTERM)  # the second one: it ends the process
+        assert exits == [143]
+
+
 def test_an_error_within_deferred_is_not_lost() -> None:
     with pytest.raises(OSError, match="full"), interrupts.deferred():
         raise OSError("full")

@@ -20,7 +20,12 @@ pytestmark = pytest.mark.slow
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout, so that building leaves no trace in it."""
     copy = tmp_path_factory.mktemp("source") / "checkout"
-    ignored = shutil.ignore_patterns(".*", "runs", "data", "build", "*.egg-info", "__pycache__")
+    everywhere = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        left = {"runs", "data", "build", "site"} if Path(folder) == ROOT else set()
+        return left | set(everywhere(folder, names))
+
     shutil.copytree(ROOT, copy, ignore=ignored)
     return copy
 
@@ -42,7 +47,7 @@ def test_an_installed_copy_runs_and_has_no_top_level_envs(source: Path, tmp_path
     away.mkdir()
     install(site, source)
     tops = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
-    assert tops == {"pathnas"}
+    assert tops == {"pathnas", "bin"}  # bin holds the command
     where = python(site, "-c", "import pathnas; print(pathnas.__file__)", folder=away)
     assert where.stdout.startswith(str(site))
     for name in ("envs", "controllers"):
@@ -52,6 +57,8 @@ def test_an_installed_copy_runs_and_has_no_top_level_envs(source: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert (away / "runs" / "smoke" / "summary.json").is_file()
     assert (site / "pathnas" / "py.typed").is_file()
+    assert (away / "runs" / "smoke" / "report.html").is_file()
+    assert (site / "bin" / "pathnas").is_file()
 
 
 @pytest.mark.parametrize("mode", ["", "strict", "compat"])

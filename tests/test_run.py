@@ -135,4 +135,5 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on(tmp_path: Path, number
     os.kill(process.pid, number)  # the second leaves at once
     assert process.wait(timeout=15) == 128 + number
     assert wait_for(lambda: not group_lives(process.pid), 20)
-    assert ended_trials(folder)[: len(before)] == before
+    after = ended_trials(folder)
+    assert all(row in after for row in before)

@@ -105,8 +105,8 @@ def test_scalars_of_every_epoch(files: Path) -> None:
     assert set(reader.Tags()["scalars"]) == {*tags, "test/accuracy"}
     for tag in tags:
         assert [event.step for event in reader.Scalars(tag)] == [1, 2, 3]
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"`{tag}`" in readme for tag in (*tags, "test/accuracy"))
+    page = (ROOT / "docs" / "train.md").read_text()
+    assert all(f"`{tag}`" in page for tag in (*tags, "test/accuracy"))
 
 
 def test_a_second_time_nothing_is_done(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,8 +40,8 @@ class Processes(Scheduler[Packed, "_Attempt"]):
     server for a process: the first ``Processes`` decides what is preloaded, jobs of a later one
     import for themselves what is missing. ``__main__`` is imported again in every job, so guard
     it and keep it light. A worker ends at once when its coordinator dies, however it dies. What it
-    writes to standard error is handed on when it has ended; if it dies without an answer, the end
-    of that is the traceback of its failure.
+    writes to standard error, the last 64 KiB of it, is handed on when it has ended; if it dies
+    without an answer, the end of that is the traceback of its failure.
 
     Args:
         count: Number of worker processes, at least 1.
@@ -229,16 +229,18 @@ class _Attempt:
     def end(self) -> None:
         if self._released:
             return
-        self._released = True
-        self._sender.close()
-        self._receiver.close()
-        sys.stderr.write(self._said(_CHUNK_BYTES))
-        self._errors.close()
+        # First of all: whatever fails or interrupts the rest, no worker is left behind.
         if self._process.pid is not None:  # else it was never started
             self._process.kill()
             self._process.join(timeout=5.0)  # one stuck in the kernel must not stop the run
+        self._released = True
+        self._sender.close()
+        self._receiver.close()
         if not self._process.is_alive():
             self._process.close()
+        with self._errors:
+            if sys.stderr is not None:  # it was closed when this process was started
+                sys.stderr.write(self._said(_CHUNK_BYTES))
 
 
 class _Inherited:

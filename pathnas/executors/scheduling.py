@@ -10,6 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -227,10 +228,14 @@ class Scheduler(Executor, Generic[P, T]):
         return job
 
     def _end(self, attempts: Sequence[T]) -> None:
-        for one in attempts:
-            one.end()
-            if one in self._live:
-                self._live.remove(one)
+        with ExitStack() as stack:  # each is ended, whatever becomes of the others
+            for one in reversed(attempts):
+                stack.callback(self._end_one, one)
+
+    def _end_one(self, one: T) -> None:
+        one.end()
+        if one in self._live:
+            self._live.remove(one)
 
     def _check_open(self) -> None:
         if self._closed:
