@@ -98,6 +98,9 @@ class Jobs:
             function: of a job; its value is a number or a dataclass of such.
             jobs: by the names under which their results are recorded.
             title: for the progress bar.
+
+        Raises:
+            OSError: if a disk is full, which is no job's failure; what has ended is recorded.
         """
         prints = {name: fingerprint(job) for name, job in jobs.items()}
         outputs = {name: evaluators.outputs(job) for name, job in jobs.items()}
@@ -116,6 +119,7 @@ class Jobs:
             )
             for index, result in running:
                 name = todo[index]
+                result.check_disk(name)
                 results[name] = result
                 if result.failure is None:
                     kept = {"value": _plain(result.value), "seconds": result.seconds}

@@ -12,7 +12,7 @@ import io
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,13 @@ from pathnas.database import Database, RecordError
 from pathnas.decisions import Limits
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.search import Progress, Proposal, Record, Trial, Update
+from pathnas.tree import Node
 
 KEPT_LEARNERS = 2
 """States of the learner that are kept: if the newest is damaged, the one before it serves."""
+
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,43 +83,42 @@ class Ledger:
             return self._resume(learner, generator)
 
     def _resume(self, learner: Learner, generator: torch.Generator) -> Resumed:
-        database, name = self.database, self.search
-        for table in ("episodes", "trials", "updates"):
-            self._check_whole(table)
-        updates = list(database.rows("updates", "number", search=name))
+        episodes, proposed, updates = map(self._whole, ("episodes", "trials", "updates"))
         lost = self._restore(learner, len(updates))
         updates = updates[: len(updates) - lost]
-        trials = self.trials()
+        trials = self._ended(proposed)
         learned = {n for update in updates for n in json.loads(update["episodes"])}
-        waiting = self._waiting(learned)
+        left = [row for row in episodes if row["number"] not in learned]
+        waiting = self._waiting(left, {row["key"]: row for row in proposed})
         known = {trial.candidate.key: trial for trial in trials}
         pending = {c.key for proposal in waiting for c in proposal.fresh}
         ended = {key: known[key].outcome for key in pending if key in known}
         record = Record({key: trial for key, trial in known.items() if key not in pending})
-        if self._count("episodes"):
-            [row] = database.rows("generators", search=name)
+        if episodes:
+            [row] = self.database.rows("generators", search=self.search)
             generator.set_state(torch.frombuffer(bytearray(row["state"]), dtype=torch.uint8))
-        progress = Progress(
-            record,
-            proposed=self._count("episodes"),
-            trials=self._count("trials"),
-            waiting=waiting,
-        )
-        new = {row["number"]: row["key"] for row in self._episodes() if row["fresh"]}
+        progress = Progress(record, proposed=len(episodes), trials=len(proposed), waiting=waiting)
+        new = {row["number"]: row["key"] for row in episodes if row["fresh"]}
         done = [_update(row, record, new) for row in updates]
         for update in done:
             progress.learned(update)
         return Resumed(progress, done, [float(row["seconds"]) for row in updates], ended, lost)
 
-    def _check_whole(self, table: str) -> None:
-        """Raises if a row has been lost from between the others: they are numbered from 0."""
-        last = self.database.number(
-            f"SELECT coalesce(max(number), -1) FROM {table} WHERE search = ?", self.search
+    def _whole(self, table: str) -> list[Row]:
+        """Returns the rows of a table in order.
+
+        Raises:
+            RecordError: if a row has been lost from between the others: they are numbered from 0.
+        """
+        missing = self.database.number(
+            f"SELECT coalesce(max(number), -1) + 1 - count(*) FROM {table} WHERE search = ?",
+            self.search,
         )
-        if last + 1 != self._count(table):
+        if missing:
             raise RecordError(
                 f"{self.database.path} is damaged: {table} of the {self.search} are missing"
             )
+        return list(self.database.rows(table, "number", search=self.search))
 
     def trials(self) -> list[Trial]:
         """Returns the trials that have ended, in order of proposal.
@@ -124,28 +127,30 @@ class Ledger:
             RecordError: if a row is damaged.
         """
         with self.database.understanding(f"the {self.search}"):
-            return self._trials()
+            return self._ended(list(self.database.rows("trials", "number", search=self.search)))
 
-    def _trials(self) -> list[Trial]:
+    def _ended(self, proposed: Iterable[Row]) -> list[Trial]:
         outcomes = {
             row["number"]: row for row in self.database.rows("outcomes", search=self.search)
         }
         found = []
-        for row in self.database.rows("trials", "number", search=self.search):
+        for row in proposed:
             if ended := outcomes.get(row["number"]):
-                candidate = Candidate(trees.from_json(row["tree"]))
                 outcome = Outcome(**json.loads(ended["outcome"]))
-                trial = Trial(row["number"], row["proposed"], candidate, outcome, ended["reward"])
-                found.append(trial)
+                candidate = self._candidate(row)
+                found.append(
+                    Trial(row["number"], row["proposed"], candidate, outcome, ended["reward"])
+                )
         return found
 
-    def _episodes(self) -> Iterator[dict[str, Any]]:
-        return self.database.rows("episodes", "number", search=self.search)
+    def _candidate(self, row: Row) -> Candidate:
+        """Returns the candidate of a trial; thousands of trees are not parsed to draw a few."""
 
-    def _count(self, table: str) -> int:
-        return int(
-            self.database.number(f"SELECT count(*) FROM {table} WHERE search = ?", self.search)
-        )
+        def read() -> Node:
+            with self.database.understanding(f"the {self.search}"):
+                return trees.from_json(row["tree"])
+
+        return Candidate.recorded(row["key"], read)
 
     def _restore(self, learner: Learner, updates: int) -> int:
         """Loads the newest sound state of the learner; returns how many updates are lost."""
@@ -179,22 +184,20 @@ class Ledger:
     def _file(self, number: int) -> Path:
         return self.database.path.parent / "checkpoints" / f"{self.search}-{number}.pt"
 
-    def _waiting(self, learned: set[int]) -> list[Proposal]:
-        fresh = {
-            row["key"]: (row["number"], Candidate(trees.from_json(row["tree"])))
-            for row in self.database.rows("trials", "number", search=self.search)
-        }
-        batches: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for row in self._episodes():
-            if row["number"] not in learned:
-                batches[row["batch"]].append(row)
+    def _waiting(self, left: Iterable[Row], proposed: Mapping[str, Row]) -> list[Proposal]:
+        batches: dict[int, list[Row]] = defaultdict(list)
+        for row in left:
+            batches[row["batch"]].append(row)
         found = []
         for rows in batches.values():
             episodes = [replay(json.loads(row["actions"]), self.limits) for row in rows]
-            new = [fresh[row["key"]] for row in rows if row["fresh"]]
-            first = new[0][0] if new else 0
+            fresh = [proposed[row["key"]] for row in rows if row["fresh"]]
             proposal = Proposal(
-                rows[0]["number"], rows[0]["proposed"], episodes, first, [c for _, c in new]
+                rows[0]["number"],
+                rows[0]["proposed"],
+                episodes,
+                fresh[0]["number"] if fresh else 0,
+                [self._candidate(row) for row in fresh],
             )
             found.append(proposal)
         return found
@@ -357,7 +360,7 @@ class Ledger:
                 old.unlink()
 
 
-def _update(row: dict[str, Any], record: Record, fresh: Mapping[int, str]) -> Update:
+def _update(row: Row, record: Record, fresh: Mapping[int, str]) -> Update:
     episodes = json.loads(row["episodes"])
     new = [record.trials[fresh[number]] for number in episodes if number in fresh]
     return Update(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from pathnas import transforms
@@ -14,19 +15,46 @@ from pathnas.tree import Node
 Status = Literal["ok", "failed", "out_of_memory", "diverged", "timed_out", "crashed"]
 
 
-@dataclass(frozen=True)
 class Candidate:
-    """A tree that is proposed for evaluation, in canonical form."""
+    """A tree that is proposed for evaluation, in canonical form.
 
-    tree: Node
+    Args:
+        tree: written in any way.
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tree", trees.canonical(self.tree))
+    Attributes:
+        key: the line that names the architecture; equal for equal candidates.
+    """
 
-    @property
-    def key(self) -> str:
-        """The line that names the architecture; equal for equal candidates."""
-        return str(self.tree)
+    key: str
+    _read: Callable[[], Node]
+
+    def __init__(self, tree: Node) -> None:
+        self.tree = trees.canonical(tree)
+        self.key = str(self.tree)
+
+    @classmethod
+    def recorded(cls, key: str, read: Callable[[], Node]) -> Candidate:
+        """Returns the candidate of a key whose canonical tree is read when it is asked for."""
+        candidate = cls.__new__(cls)
+        candidate.key, candidate._read = key, read
+        return candidate
+
+    @cached_property
+    def tree(self) -> Node:
+        """The canonical tree."""
+        return self._read()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Candidate) and other.key == self.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __reduce__(self) -> tuple[type[Candidate], tuple[Node]]:
+        return Candidate, (self.tree,)
+
+    def __repr__(self) -> str:
+        return f"Candidate({self.key})"
 
     @property
     def transforms(self) -> list[transforms.Transform]:

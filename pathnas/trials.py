@@ -59,6 +59,9 @@ class Trials:
 
         Args:
             asked: numbered candidates; each is taken when a worker is free.
+
+        Raises:
+            OSError: if a disk is full, which is no candidate's fault.
         """
         answered: deque[Ended] = deque()
         sent: list[tuple[int, Candidate, int]] = []
@@ -71,6 +74,7 @@ class Trials:
             while answered:
                 yield answered.popleft()
             number, candidate, attempt = sent[index]
+            result.check_disk(f"trial {number}")
             outcome = outcome_of(result, trial_seed(self.evaluator.run_seed, candidate))
             self.ledger.finish(number, attempt, outcome, self.reward(outcome))
             yield self._show((number, candidate, outcome))

@@ -22,8 +22,9 @@ import numpy as np
 import pytest
 import torch
 
-from pathnas import best, controllers, folder, results, run
+from pathnas import best, controllers, evaluators, folder, results, run
 from pathnas.database import Database, RecordError
+from pathnas.evaluators import Trained, Training
 from pathnas.ledger import Ledger
 from pathnas.plan import Plan
 from tests import stub_run
@@ -567,6 +568,27 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_space(
         results.trials(runs / "smoke")
     subprocess.run(["mount", "-o", "remount,size=64m", str(runs)], check=True)
     goes_on(runs / "smoke", expected, capsys)
+
+
+@pytest.mark.parametrize("saving", [False, True], ids=["trial", "full training"])
+def test_a_disk_that_is_full_in_a_job_is_no_fault_of_its_tree(
+    crashed: Path,
+    expected: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    saving: bool,
+) -> None:
+    def train(job: Training) -> Trained:
+        if (job.save is not None) == saving:
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+        return stub_run.train(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluators, "train", train)
+        code, said = refused(crashed, capsys)
+    assert code == run.EXIT_FAILED
+    assert re.search(r"No space left on device.*make room and start the run again", said), said
+    goes_on(crashed, expected, capsys)
 
 
 def test_a_folder_that_cannot_be_written_can_be_read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import time
 import traceback
@@ -17,6 +18,8 @@ _TRACEBACK_BYTES = 2048
 _REASON_CHARACTERS = 300
 # What is said when the allocator of torch, operator new, or the loader of a library got nothing.
 _NO_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "Cannot allocate memory")
+# The words of the C library; those who write from other languages pass them on without the number.
+_NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Failure:
     status: Status
     reason: str
     traceback: str = ""
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether there was no room to write: the fault of the machine, not of the job."""
+        return any(sign in self.reason for sign in _NO_SPACE)
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,14 @@ class Result:
         if attempt > 1 and failure is not None and failure.status == "crashed":
             failure = replace(failure, reason=f"{failure.reason}; tried {attempt} times")
         return replace(self, failure=failure, attempts=attempt)
+
+    def check_disk(self, title: str) -> None:
+        """Raises OSError if the job, named by its title, failed because a disk is full."""
+        if self.failure is not None and self.failure.disk_full:
+            raise OSError(
+                f"{title}: {self.failure.reason}; make room and start the run again: what was "
+                f"done is kept"
+            )
 
 
 def failed(status: Status, reason: str, seconds: float = 0.0) -> Result:
