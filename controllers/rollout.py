@@ -66,6 +66,18 @@ def concatenate(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDAr
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
+def distinct(
+    observations: Mapping[str, NDArray[Any]],
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """Returns a batch without repetitions, and for each row of the old one its row there `[B]`."""
+    size = len(next(iter(observations.values())))
+    flat = [array.reshape(size, -1).astype(np.int64) for array in observations.values()]
+    first: dict[bytes, int] = {}
+    rows = [first.setdefault(row.tobytes(), len(first)) for row in np.concatenate(flat, axis=1)]
+    _, back = np.unique(rows, return_index=True)
+    return {name: array[back] for name, array in observations.items()}, np.array(rows)
+
+
 def rollout(
     controller: Acting, limits: Limits, episodes: int, generator: torch.Generator
 ) -> list[Episode]:
