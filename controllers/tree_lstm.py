@@ -29,25 +29,26 @@ class Memory:
 
     Args:
         forest: says which states they are.
-        zero: `[1, 2 H]` the first of them, h and c side by side.
+        zero: `[1, H]` the first of them.
     """
 
     def __init__(self, forest: Forest, zero: Tensor) -> None:
         self.forest = forest
-        self.states = zero
-        self.tables: dict[Kind, Tensor] = {}
+        self.h = zero
+        self.c = zero.clone()
         self._size = 1
 
     def append(self, h: Tensor, c: Tensor) -> None:
         """Adds states `[M, H]`, whose numbers follow on."""
         if torch.is_grad_enabled():
-            self.states = torch.cat([self.states, torch.cat([h, c], dim=1)])
+            self.h, self.c = torch.cat([self.h, h]), torch.cat([self.c, c])
         else:  # nothing keeps the old values for a gradient, so there may be room in advance
             end = self._size + len(h)
-            if end > len(self.states):
-                room = h.new_empty(end, self.states.shape[1])
-                self.states = torch.cat([self.states, room])
-            torch.cat([h, c], dim=1, out=self.states[self._size : end])
+            if end > len(self.h):
+                room = h.new_empty(end, h.shape[1])
+                self.h, self.c = torch.cat([self.h, room]), torch.cat([self.c, room])
+            self.h[self._size : end] = h
+            self.c[self._size : end] = c
         self._size += len(h)
 
 
@@ -77,16 +78,16 @@ class TreeLSTM(nn.Module):
         self.ops = _embedding(ops, embedding, generator)
         self.nodes = _embedding(CONCAT_REPLICATE + 1, embedding, generator)
         sizes = embedding, hidden, generator
-        self.up_edge = EdgeStep(*sizes)
+        self.up_edge = _lstm_cell(*sizes)
         self.up_add = ChildSumStep(*sizes, parent=False)
         self.up_concat = NaryStep(concats, *sizes)
-        self.down_edge = EdgeStep(*sizes)
+        self.down_edge = _lstm_cell(*sizes)
         self.down_add = ChildSumStep(*sizes, parent=True)
         self.down_concat = NaryStep(concats + 1, *sizes)
 
     def memory(self) -> Memory:
         """Returns an empty memory, to be used as long as the weights do not change."""
-        zero = self.ops.new_zeros(1, 2 * self.hidden)
+        zero = self.ops.new_zeros(1, self.hidden)
         return Memory(Forest(self.adds, self.concats), zero)
 
     def forward(self, observations: Mapping[str, Any], memory: Memory | None = None) -> Tensor:
@@ -107,73 +108,26 @@ class TreeLSTM(nn.Module):
         for group in planting.groups:
             states.append(*self._compute(group, states))
         halves = (torch.from_numpy(half) for half in (planting.up, planting.down))
-        h = states.states[:, : self.hidden]
-        return torch.cat([h.index_select(0, half) for half in halves], dim=1)
+        return torch.cat([states.h.index_select(0, half) for half in halves], dim=1)
 
-    def _compute(self, group: Group, memory: Memory) -> tuple[Tensor, Tensor]:
-        step = self._step(group.kind)
-        table = memory.tables.get(group.kind)
-        if table is None:
-            edge = group.kind.place == EDGE
-            table = memory.tables[group.kind] = step.table(self.ops if edge else self.nodes)
+    def _compute(self, group: Group, states: Memory) -> tuple[Tensor, Tensor]:
         inputs, sources = torch.from_numpy(group.inputs), torch.from_numpy(group.sources)
-        states = memory.states.index_select(0, sources.flatten())
-        h, c = states.view(*sources.shape, -1).chunk(2, dim=2)
-        return step(table.index_select(0, inputs), h, c)
-
-    def _step(self, kind: Kind) -> Step:
-        steps: dict[Kind, Step] = {
-            Kind(UP, EDGE): self.up_edge,
+        flat = sources.flatten()
+        h, c = states.h.index_select(0, flat), states.c.index_select(0, flat)
+        if group.kind.place == EDGE:
+            cell = self.up_edge if group.kind.direction == UP else self.down_edge
+            return cell(self.ops.index_select(0, inputs), (h, c))
+        step: NodeStep = {
             Kind(UP, ADD_NODE): self.up_add,
             Kind(UP, CONCAT_NODE): self.up_concat,
-            Kind(DOWN, EDGE): self.down_edge,
             Kind(DOWN, ADD_NODE): self.down_add,
             Kind(DOWN, CONCAT_NODE): self.down_concat,
-        }
-        return steps[kind]
+        }[group.kind]
+        shape = (*sources.shape, self.hidden)
+        return step(self.nodes.index_select(0, inputs), h.view(shape), c.view(shape))
 
 
-class Step(nn.Module):
-    """What the steps have in common: few different inputs, so what they add is looked up."""
-
-    def table(self, embeddings: Tensor) -> Tensor:
-        """Maps the embeddings of all inputs `[I, E]` to what each adds to the gates `[I, 4 H]`."""
-        raise NotImplementedError
-
-    def forward(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps rows of the table `[M, 4 H]` and states `[M, S, H]` to new states `[M, H]`."""
-        raise NotImplementedError
-
-
-class EdgeStep(Step):
-    """The step of an ordinary LSTM cell, whose names and order of gates it has."""
-
-    def __init__(self, embedding: int, hidden: int, generator: torch.Generator) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(hidden)
-        weight_ih, bias_ih, bias_hh = (
-            nn.init.uniform_(torch.empty(4 * hidden, *sizes), -bound, bound, generator=generator)
-            for sizes in ((embedding,), (), ())
-        )
-        self.weight_ih = nn.Parameter(weight_ih)
-        self.weight_hh = _recurrent(4, 1, hidden, generator)
-        self.bias_ih = nn.Parameter(bias_ih)
-        self.bias_hh = nn.Parameter(bias_hh)
-
-    def table(self, embeddings: Tensor) -> Tensor:
-        """See :meth:`Step.table`."""
-        return F.linear(embeddings, self.weight_ih, self.bias_ih + self.bias_hh)
-
-    def forward(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Step.forward`; the only state is the one below or above the edge."""
-        gates = torch.addmm(gates, h[:, 0], self.weight_hh.t())
-        i, forget, _, o = gates.sigmoid().chunk(4, dim=1)
-        update = gates.chunk(4, dim=1)[2].tanh()
-        c = torch.addcmul(forget * c[:, 0], i, update)
-        return o * c.tanh(), c
-
-
-class NodeStep(Step):
+class NodeStep(nn.Module):
     """What the steps of nodes have in common; subclasses say how states reach the gates.
 
     Rows of the input's weights: input and output gate, update, forget gate; the last is shared by
@@ -185,13 +139,9 @@ class NodeStep(Step):
         self.hidden = hidden
         self.input = linear(embedding, 4 * hidden, generator)
 
-    def table(self, embeddings: Tensor) -> Tensor:
-        """See :meth:`Step.table`."""
-        return F.linear(embeddings, self.input.weight, self.input.bias)
-
-    def forward(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Step.forward`."""
-        gates, forget = gates.split([3 * self.hidden, self.hidden], dim=1)
+    def forward(self, inputs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps embeddings `[M, E]` and states `[M, S, H]` to new states `[M, H]`."""
+        gates, forget = self.input(inputs).split([3 * self.hidden, self.hidden], dim=1)
         from_h, forget_from_h = self.from_states(h)
         gates = gates + from_h
         i, o = gates[:, : 2 * self.hidden].sigmoid().chunk(2, dim=1)
@@ -250,6 +200,15 @@ def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     for weight in layer.parameters():
         nn.init.uniform_(weight, -bound, bound, generator=generator)
     return layer
+
+
+def _lstm_cell(embedding: int, hidden: int, generator: torch.Generator) -> nn.LSTMCell:
+    cell = nn.utils.skip_init(nn.LSTMCell, embedding, hidden)
+    bound = 1 / math.sqrt(hidden)
+    for weight in (cell.weight_ih, cell.bias_ih, cell.bias_hh):
+        nn.init.uniform_(weight, -bound, bound, generator=generator)
+    cell.weight_hh = _recurrent(4, 1, hidden, generator)
+    return cell
 
 
 def _embedding(rows: int, size: int, generator: torch.Generator) -> nn.Parameter:
