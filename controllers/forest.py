@@ -73,7 +73,9 @@ class Forest:
 
     def __init__(self, adds: int, concats: int) -> None:
         self.positions = {ADD_NODE: adds, CONCAT_NODE: concats}
-        self._numbers: dict[tuple[int, ...], int] = {}  # in the order of discovery
+        # Of each state that was found, by its step: its number, in the order of discovery.
+        self._edges: dict[tuple[int, int, int], int] = {}
+        self._nodes: dict[tuple[int, ...], int] = {}
         self._levels = [0]
         self._places = [0]  # of each number: the state's place in the order of the groups
         self._planted = 1
@@ -89,93 +91,77 @@ class Forest:
             ValueError: if a node has too many branches.
         """
         merge = QUESTIONS.index("merge")
-        lengths = np.count_nonzero(observations["node"], axis=1).tolist()
-        names = "op", "node", "parent", "position"
-        columns = [observations[name][:, : max(lengths)].tolist() for name in names]
-        questions, focuses = observations["question"].tolist(), observations["focus"].tolist()
+        lengths = np.count_nonzero(observations["node"], axis=1)
+        names = "op", "node", "parent"
+        columns = [observations[name][:, : lengths.max()].tolist() for name in names]
+        asked = [observations[name].tolist() for name in ("question", "focus")]
         up, down = [], []
-        for rows, question, focus, op, node, parent, position in zip(
-            lengths, questions, focuses, *columns, strict=True
+        for rows, question, focus, op, node, parent in zip(
+            lengths.tolist(), *asked, *columns, strict=True
         ):
             path = _path(parent, focus)
-            below, branches = self._bottom_up(op, node, parent, position, path, rows)
+            branches = self._branches(op, node, parent, path, rows)
+            below = self._node(UP, node[focus], branches[focus])
             is_node = question == merge or not path
             up.append(below if is_node else self._edge(UP, op[focus], below))
-            down.append(self._top_down(op, node, parent, path, branches))
+            state = ZERO
+            for row in path:
+                state = self._node(DOWN, node[parent[row]], branches[parent[row]], state)
+                state = self._edge(DOWN, op[row], state)
+            down.append(state)
         groups = self._number_on()
         places = (np.array([self._places[state] for state in half]) for half in (up, down))
         return Planting(groups, *places)
 
-    def _bottom_up(
-        self,
-        op: list[int],
-        node: list[int],
-        parent: list[int],
-        position: list[int],
-        path: list[int],
-        rows: int,
-    ) -> tuple[int, list[list[int]]]:
-        """Returns the state of the node at the path's end, and those after each row's branches.
+    def _branches(
+        self, op: list[int], node: list[int], parent: list[int], path: list[int], rows: int
+    ) -> list[list[int]]:
+        """Returns for each row the bottom-up states after its branches.
 
         On the path the slot of the child that leads to the focus is left zero.
         """
         branches: list[list[int]] = [[] for _ in range(rows)]
-        on_path = {0, *path}
         for row in range(rows - 1, 0, -1):  # children come after their parents
             state = ZERO
-            if row not in on_path:
-                state = self._edge(UP, op[row], self._node(UP, node[row], branches[row]))
+            if row not in path:
+                below = branches[row]
+                state = self._edge(UP, op[row], self._node(UP, node[row], below) if below else ZERO)
             branches[parent[row]].insert(0, state)
-        focus = path[-1] if path else 0
-        return self._node(UP, node[focus], branches[focus]), branches
-
-    def _top_down(
-        self,
-        op: list[int],
-        node: list[int],
-        parent: list[int],
-        path: list[int],
-        branches: list[list[int]],
-    ) -> int:
-        """Returns the top-down state at the path's end."""
-        state = ZERO
-        for row in path:
-            above = parent[row]
-            state = self._node(DOWN, node[above], branches[above], state)
-            state = self._edge(DOWN, op[row], state)
-        return state
+        return branches
 
     def _edge(self, direction: int, op: int, source: int) -> int:
-        return self._state(direction, EDGE, 1 + self._levels[source], op, (source,))
+        step = direction, op, source
+        number = self._edges.get(step)
+        if number is None:
+            level = 1 + self._levels[source]
+            number = self._edges[step] = self._found(direction, level, EDGE, op, source)
+        return number
 
     def _node(self, direction: int, kind: int, branches: list[int], parent: int = ZERO) -> int:
         if kind == LEAF:
             return ZERO
         if kind == SINGLE:
             return branches[0] if direction == UP else parent
-        place = ADD_NODE if kind == ADD else CONCAT_NODE
-        absent = self.positions[place] - len(branches)
-        if absent < 0:
-            raise ValueError(
-                f"expected at most {self.positions} branches of a node, got {len(branches)}"
-            )
-        sources = (*branches, *(ZERO,) * absent)
-        if direction == DOWN:
-            return self._state(DOWN, place, self._levels[parent], kind, (*sources, parent))
-        level = max([self._levels[branch] for branch in branches])
-        return self._state(UP, place, level, kind, sources)
-
-    def _state(
-        self, direction: int, place: int, level: int, code: int, sources: tuple[int, ...]
-    ) -> int:
-        key = (direction, place, code, *sources)
-        number = self._numbers.get(key)
+        step = direction, kind, parent, *branches
+        number = self._nodes.get(step)
         if number is None:
-            number = self._numbers[key] = len(self._levels)
-            self._levels.append(level)
-            self._places.append(0)
-            entry = (number, code, *sources)
-            self._new.setdefault((direction, level, place), []).append(entry)
+            place = ADD_NODE if kind == ADD else CONCAT_NODE
+            absent = self.positions[place] - len(branches)
+            if absent < 0:
+                raise ValueError(
+                    f"expected at most {self.positions} branches of a node, got {len(branches)}"
+                )
+            sources = [*branches, *[ZERO] * absent, *[parent] * (direction == DOWN)]
+            level = max(self._levels[s] for s in (branches if direction == UP else [parent]))
+            number = self._nodes[step] = self._found(direction, level, place, kind, *sources)
+        return number
+
+    def _found(self, direction: int, level: int, place: int, code: int, *sources: int) -> int:
+        """Notes a new state, and returns its number."""
+        number = len(self._levels)
+        self._levels.append(level)
+        self._places.append(0)
+        self._new.setdefault((direction, level, place), []).append((number, code, *sources))
         return number
 
     def _number_on(self) -> list[Group]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pathnas.controllers.baselines import BASELINES, SELF_CRITICAL
 from pathnas.controllers.policy import Controller
-from pathnas.controllers.rollout import Episode, Greedy, concatenate, rollout
+from pathnas.controllers.rollout import Episode, Greedy, concatenate, distinct, rollout
 from pathnas.decisions import Actions, Limits
 
 MAX_REWARD = 1e30
@@ -121,8 +121,9 @@ class Reinforce:
         """
         checked = check_rewards(rewards, len(episodes))
         actions = np.concatenate([episode.actions for episode in episodes])
-        observations = concatenate([episode.observations for episode in episodes])
-        chosen = torch.from_numpy(actions)
+        # What several episodes saw alike is read once.
+        seen, rows = distinct(concatenate([episode.observations for episode in episodes]))
+        chosen, places = torch.from_numpy(actions), torch.from_numpy(rows)
         used, kept = BASELINES[self.baseline](self.value, checked, self.decay)
         advantages = checked - used
         # Large advantages would overflow in float32, so the gradient of the loss over a scale is
@@ -132,12 +133,12 @@ class Reinforce:
         old: Tensor | None = None
         metrics: dict[str, float] = {}
         for _ in range(self.epochs):
-            distribution = self.controller(observations)
-            log_probs = distribution.log_prob(chosen)
+            distribution = self.controller(seen)
+            log_probs = distribution.logits[places, chosen]
             if not bool(log_probs.isfinite().all()):
                 raise ValueError("an episode holds an action that its mask forbids")
             old = log_probs.detach() if old is None else old
-            entropy = distribution.entropy()
+            entropy = distribution.entropy().index_select(0, places)
             gain = self._gain(torch.from_numpy(weights).to(log_probs), log_probs, old)
             gain = gain + self.entropy_weight() / scale * entropy
             loss = -gain.sum() / len(episodes)

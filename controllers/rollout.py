@@ -66,6 +66,18 @@ def concatenate(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDAr
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
+def distinct(
+    observations: Mapping[str, NDArray[Any]],
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """Returns a batch without repetitions, and for each row of the old one its row there `[B]`."""
+    size = len(next(iter(observations.values())))
+    flat = [array.reshape(size, -1).astype(np.int64) for array in observations.values()]
+    first: dict[bytes, int] = {}
+    rows = [first.setdefault(row.tobytes(), len(first)) for row in np.concatenate(flat, axis=1)]
+    _, back = np.unique(rows, return_index=True)
+    return {name: array[back] for name, array in observations.items()}, np.array(rows)
+
+
 def rollout(
     controller: Acting, limits: Limits, episodes: int, generator: torch.Generator
 ) -> list[Episode]:
@@ -83,24 +95,27 @@ def rollout(
     if episodes < 1:
         raise ValueError(f"expected at least one episode, got {episodes}")
     policy = controller.frozen()
-    states = [decisions.begin(limits)] * episodes
     batches: list[dict[str, NDArray[Any]]] = []
-    seen: list[list[int]] = [[] for _ in states]  # rows of all batches, one after another
-    chosen: list[list[int]] = [[] for _ in states]
-    active = list(range(episodes))
-    first = 0
+    seen: list[list[int]] = [[] for _ in range(episodes)]  # rows of all batches, one after another
+    chosen: list[list[int]] = [[] for _ in range(episodes)]
+    reached = [decisions.begin(limits)] * episodes
+    active, states, rows, first = list(range(episodes)), reached[:1], [0] * episodes, 0
     while active:
-        row_of: dict[State, int] = {}  # equal states are read once
-        rows = [row_of.setdefault(states[index], len(row_of)) for index in active]
-        batches.append(stack([observation.encode(state, limits) for state in row_of]))
+        batches.append(observation.encode_all(states, limits))
         probabilities = policy(batches[-1]).probs[rows]
         actions = torch.multinomial(probabilities, 1, generator=generator).flatten().tolist()
+        answered: dict[tuple[int, int], State] = {}  # who answers alike stands in one state
         for index, row, action in zip(active, rows, actions, strict=True):
             seen[index].append(first + row)
             chosen[index].append(action)
-            states[index] = decisions.step(states[index], action, limits)
-        first += len(row_of)
-        active = [index for index in active if not states[index].done]
+            if (row, action) not in answered:
+                answered[row, action] = decisions.step(states[row], action, limits)
+            reached[index] = answered[row, action]
+        first += len(states)
+        active = [index for index in active if not reached[index].done]
+        states = [state for state in answered.values() if not state.done]
+        row_of = {id(state): row for row, state in enumerate(states)}
+        rows = [row_of[id(reached[index])] for index in active]
     everything = concatenate(batches)
     return [
         Episode(
@@ -108,7 +123,7 @@ def rollout(
             np.array(actions, dtype=np.int64),
             state.tree,
         )
-        for rows, actions, state in zip(seen, chosen, states, strict=True)
+        for rows, actions, state in zip(seen, chosen, reached, strict=True)
     ]
 
 
@@ -118,10 +133,11 @@ def replay(actions: Sequence[int], limits: Limits) -> Episode:
     Raises:
         ValueError: if an action is not allowed where it stands, or the episode does not end.
     """
-    state, seen = decisions.begin(limits), []
+    states = [decisions.begin(limits)]
     for action in actions:
-        seen.append(observation.encode(state, limits))
-        state = decisions.step(state, action, limits)
-    if not state.done:
+        states.append(decisions.step(states[-1], action, limits))
+    *seen, end = states
+    if not end.done:
         raise ValueError(f"expected the actions of a whole episode, got {list(actions)}")
-    return Episode(stack(seen), np.array(actions, dtype=np.int64), state.tree)
+    observations = observation.encode_all(seen, limits)
+    return Episode(observations, np.array(actions, dtype=np.int64), end.tree)

@@ -6,6 +6,8 @@ before children, first branch first. A tree of limits with at most `E` edges has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import gymnasium
@@ -27,6 +29,13 @@ NO_OP, BASE = range(2)
 
 QUESTIONS = (*decisions.KINDS, "done")
 """Values of ``question``."""
+
+_QUESTION_CODES = {kind: code for code, kind in enumerate(QUESTIONS)}
+
+_ROWS = "op", "node", "parent", "position"
+
+Columns = tuple[list[int], list[int], list[int], list[int]]
+"""The arrays of `_ROWS` as they grow."""
 
 _NODE_TYPES = {
     ("add", "replicate"): ADD,
@@ -65,50 +74,81 @@ def encode(state: State, limits: Limits) -> Observation:
         action_mask: `[A]` int8, 1 where an action is allowed. When the episode is done no action
             is left to choose, and the mask is all ones so that no distribution over it is empty.
     """
-    codes = {name: BASE + 1 + index for index, name in enumerate(limits.ops)} | {BASE_OP: BASE}
-    rows = [(NO_OP, _node_type(state.tree), 0, 0)]
-    _append_rows(rows, state.tree, 0, codes)
     arrays = np.zeros((4, 1 + limits.max_edges), dtype=np.int64)
-    arrays[:, : len(rows)] = np.array(rows, dtype=np.int64).T
-    op, node, parent, position = arrays
-    kind, focus = state.agenda[0] if state.agenda else ("done", ())
+    question, focus = _fill(arrays, state, _codes(limits.ops))
     return {
-        "op": op,
-        "node": node,
-        "parent": parent,
-        "position": position,
-        "question": np.int64(QUESTIONS.index(kind)),
-        "focus": np.int64(_row_at(state.tree, focus)),
+        **dict(zip(_ROWS, arrays, strict=True)),
+        "question": np.int64(question),
+        "focus": np.int64(focus),
         "action_mask": action_mask(state, limits),
     }
 
 
-def _append_rows(
-    rows: list[tuple[int, int, int, int]], node: Node, parent: int, codes: dict[str, int]
-) -> None:
+def encode_all(states: Sequence[State], limits: Limits) -> dict[str, NDArray[Any]]:
+    """Returns the observations of states, stacked: `[B, ...]`."""
+    arrays = np.zeros((4, len(states), 1 + limits.max_edges), dtype=np.int64)
+    codes = _codes(limits.ops)
+    asked = [_fill(arrays[:, row], state, codes) for row, state in enumerate(states)]
+    questions, focuses = zip(*asked, strict=True)
+    return {
+        **dict(zip(_ROWS, arrays, strict=True)),
+        "question": np.array(questions, dtype=np.int64),
+        "focus": np.array(focuses, dtype=np.int64),
+        "action_mask": np.array([_mask(state, limits) for state in states], dtype=np.int8),
+    }
+
+
+@lru_cache(maxsize=100)
+def _codes(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: BASE + 1 + index for index, name in enumerate(names)} | {BASE_OP: BASE}
+
+
+def _fill(arrays: NDArray[np.int64], state: State, codes: dict[str, int]) -> tuple[int, int]:
+    """Writes the rows of a tree into zeros `[4, N]`; returns the question and its focus."""
+    columns: Columns = [NO_OP], [_node_type(state.tree)], [0], [0]
+    _append_below(columns, state.tree, 0, codes)
+    arrays[:, : len(columns[0])] = columns
+    kind, path = state.agenda[0] if state.agenda else ("done", ())
+    return _QUESTION_CODES[kind], _row_at(state.tree, path)
+
+
+def _append_below(columns: Columns, node: Node, row: int, codes: dict[str, int]) -> None:
+    ops, nodes, parents, positions = columns
     for position, edge in enumerate(node.edges):
-        rows.append((codes[edge.op], _node_type(edge.child), parent, position))
-        if edge.child.edges:
-            _append_rows(rows, edge.child, len(rows) - 1, codes)
+        child = edge.child
+        ops.append(codes[edge.op])
+        nodes.append(_node_type(child) if child.edges else LEAF)
+        parents.append(row)
+        positions.append(position)
+        if child.edges:
+            _append_below(columns, child, len(ops) - 1, codes)
 
 
 def _row_at(tree: Node, path: trees.Path) -> int:
     row, node = 0, tree
     for index in path:
-        row += 1 + sum(1 + _edges_below(edge.child) for edge in node.edges[:index])
+        row += 1
+        for edge in node.edges[:index]:
+            row += 1 + _edges_below(edge.child)
         node = node.edges[index].child
     return row
 
 
 def _edges_below(node: Node) -> int:
-    return sum(1 + _edges_below(edge.child) for edge in node.edges)
+    total = len(node.edges)
+    for edge in node.edges:
+        if edge.child.edges:
+            total += _edges_below(edge.child)
+    return total
 
 
 def action_mask(state: State, limits: Limits) -> NDArray[np.int8]:
     """Returns the mask of :func:`encode` alone, `[A]` int8."""
-    if state.done:
-        return np.ones(len(limits.actions), dtype=np.int8)
-    return np.array(decisions.mask(state, limits), dtype=np.int8)
+    return np.array(_mask(state, limits), dtype=np.int8)
+
+
+def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
+    return (True,) * len(limits.actions) if state.done else decisions.mask(state, limits)
 
 
 def _node_type(node: Node) -> int:

@@ -186,7 +186,7 @@ class PathLevelEnv(gymnasium.Env[Observation, Action]):
         if not self.action_space.contains(action):
             raise InvalidAction(f"expected an action in {self.action_space}, got {action!r}")
         reward, info = 0.0, {"invalid_action": False}
-        if not self.action_masks()[int(action)]:
+        if not decisions.mask(self.state, self.limits)[int(action)]:
             reward, info = self.invalid_penalty, {"invalid_action": True}
         else:
             self._state = decisions.step(self.state, int(action), self.limits)

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from pathnas import cell, ops
 from pathnas import tree as trees
@@ -223,6 +223,10 @@ class State:
         """Whether no question is left."""
         return not self.agenda
 
+    def __reduce__(self) -> tuple[type[State], tuple[Any, ...]]:
+        # The mask that was remembered stays behind, and the limits with it.
+        return State, (self.tree, self.agenda)
+
 
 def begin(limits: Limits) -> State:
     """Returns the state that episodes begin with.
@@ -244,6 +248,14 @@ def mask(state: State, limits: Limits) -> tuple[bool, ...]:
     While a question waits, at least one action may be taken: an action is offered only if the
     limits hold with everything undecided left as an identity.
     """
+    known = state.__dict__.get("_mask")  # asked for by who looks, and again by step
+    if known is None or known[0] is not limits:
+        known = limits, _mask(state, limits)
+        object.__setattr__(state, "_mask", known)
+    return cast(tuple[bool, ...], known[1])
+
+
+def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
     legal = [False] * len(limits.actions)
     if state.done:
         return tuple(legal)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import networkx as nx
 
@@ -66,7 +66,7 @@ class Node:
         object.__setattr__(self, "_hash", hash((self.edges, *kind)))
 
     def __hash__(self) -> int:
-        return cast(int, self._hash)  # type: ignore[attr-defined]
+        return self._hash  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[type[Node], tuple[Any, ...]]:
         # The hash of a string differs between processes, so it must not travel with a pickle.
@@ -97,7 +97,7 @@ class Edge:
         object.__setattr__(self, "_hash", hash((self.op, self.child)))
 
     def __hash__(self) -> int:
-        return cast(int, self._hash)  # type: ignore[attr-defined]
+        return self._hash  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[type[Edge], tuple[Any, ...]]:
         return Edge, (self.op, self.child)
@@ -170,7 +170,7 @@ def _with_edge(tree: Node, path: Path, edge: Edge) -> Node:
 
 def with_node(tree: Node, path: Path, node: Node) -> Node:
     """Returns the tree with another node at a path that exists; ``()`` gives the node itself."""
-    return with_edge(tree, path, Edge(edge_at(tree, path).op, node)) if path else node
+    return _with_edge(tree, path, Edge(edge_at(tree, path).op, node)) if path else node
 
 
 def canonical(tree: Node) -> Node:

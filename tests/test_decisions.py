@@ -377,3 +377,13 @@ def test_cost_is_that_of_all_sites():
     assert limits.cost(tree) == 20 * (9 * 4 * 8 + 8 * 8) + 4 * (9 * 8 * 8 + 8 * 8)
     assert limits.allows(tree)
     assert not Limits(sites=limits.sites, macs=limits.cost(tree) - 1).allows(tree)
+
+
+def test_a_state_answers_for_the_limits_that_are_asked_about():
+    tight = Limits(depth=2, macs=DEFAULT.cost(BASE_TREE))
+    state = State()
+    free, bound = decisions.mask(state, DEFAULT), decisions.mask(state, tight)
+    assert free == decisions.mask(State(), DEFAULT) == decisions.mask(state, DEFAULT)
+    assert bound == decisions.mask(State(), tight) and bound != free
+    for copied in (pickle.loads(pickle.dumps(state)), copy.deepcopy(state)):
+        assert copied == state and vars(copied) == vars(State())

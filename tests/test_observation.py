@@ -109,6 +109,18 @@ def test_mask_is_that_of_the_decisions(limits, seed):
         assert (observation.action_mask(state, limits) == mask).all()
 
 
+@any_limits
+@given(seed=seeds)
+@LAW
+def test_all_at_once_are_the_observations_stacked(limits, seed):
+    states = episode(seed, limits)
+    together = observation.encode_all(states, limits)
+    for row, state in enumerate(states):
+        for name, seen in observation.encode(state, limits).items():
+            assert together[name].dtype == seen.dtype
+            assert np.array_equal(together[name][row], seen)
+
+
 def test_first_observation_by_hand():
     limits = SMALL
     seen = observation.encode(State(), limits)

@@ -11,7 +11,7 @@ from pathnas import decisions
 from pathnas import tree as trees
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.random_controller import RandomController
-from pathnas.controllers.rollout import rollout
+from pathnas.controllers.rollout import distinct, rollout
 from pathnas.decisions import Limits, State
 from pathnas.envs import observation
 
@@ -112,3 +112,12 @@ def test_the_benchmark_measures_decisions_and_both_halves(capsys, monkeypatch):
         count, decisions_made, sampling, gradient, together = map(float, row.split())
         assert count == episodes and decisions_made >= 2 * episodes
         assert 0 < sampling < together and gradient > 0
+
+
+def test_distinct_keeps_one_of_equal_rows_and_says_where_it_is():
+    batch = {"op": np.array([[1, 2], [3, 4], [1, 2], [1, 2]]), "focus": np.array([0, 0, 0, 1])}
+    found, rows = distinct(batch)
+    assert found["op"].tolist() == [[1, 2], [3, 4], [1, 2]]
+    assert rows.tolist() == [0, 1, 0, 2]
+    for name, array in batch.items():
+        np.testing.assert_array_equal(found[name][rows], array)
