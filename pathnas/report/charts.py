@@ -148,6 +148,31 @@ class _Frame:
         )
 
 
+SPARK = (72, 18)
+"""Width and height of a sparkline, in pixels."""
+
+
+def spark(values: Sequence[float], points: Sequence[float]) -> Markup:
+    """Draws a small curve without axes, over its own range, for a cell of a table.
+
+    Args:
+        values: by epoch, one at least; the first and last are told where the pointer rests.
+        points: what is drawn of them, evenly spaced.
+    """
+    (wide, tall), low, span = SPARK, min(points), max(points) - min(points)
+    step = (wide - 4) / max(1, len(points) - 1)
+    places = [
+        f"{2 + n * step:.1f} {2 + (tall - 4) * (1 - (y - low) / span if span else 0.5):.1f}"
+        for n, y in enumerate(points)
+    ]
+    path = f"M{places[0]}h0" if len(places) == 1 else "M" + "L".join(places)
+    note = f"{values[0]:.4g} in epoch 1"
+    if len(values) > 1:
+        note += f", {values[-1]:.4g} in epoch {len(values)}"
+    svg = '<svg class="spark" viewBox="0 0 {} {}" role="img"><title>{}</title><path d="{}"></path>'
+    return Markup(svg + "</svg>").format(wide, tall, note, path)
+
+
 def heat(rows: Sequence[tuple[str, Sequence[float]]], across: str) -> Markup:
     """Draws shares over time, a row a name, the fuller the larger.
 
