@@ -260,10 +260,13 @@ def digest(table: str, row: Mapping[str, Any]) -> str:
         if isinstance(value, bytes):
             signed.append(value)
         elif name not in UNSIGNED:
-            # An integer is its own JSON; opening a long record spends its time here.
-            text = value if type(value) is int else json.dumps(value)
+            text = _JSON.get(type(value), json.dumps)(value)
             signed.append(f"\n{name}={text}".encode())
     return hashlib.sha256(b"".join(signed)).hexdigest()
+
+
+# What json.dumps gives for these, without its detours: opening a long record spends its time here.
+_JSON: dict[type, Callable[[Any], str]] = {int: str, str: json.encoder.encode_basestring_ascii}
 
 
 def _connect(path: Path, readonly: bool) -> sqlite3.Connection:

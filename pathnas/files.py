@@ -37,16 +37,26 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write(path: Path, content: str | bytes) -> Path:
+def write(path: Path, content: str | bytes, *, spare: Path | None = None) -> Path:
     """Writes a file so that it is there whole or not at all; makes its folder.
 
+    Args:
+        path: of the file.
+        content: of it.
+        spare: a file in the same folder that is needed no more; its place on the disk is written
+            over, which costs half of giving it back and asking for as much. It may be missing.
+
     Raises:
-        OSError: if that is impossible; what stood there before is left.
+        OSError: if that is impossible; what stood there before is left, the spare file aside.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = aside(path)
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        if spare is not None and spare.exists():
+            spare.replace(part)
+        with open(part, "r+b" if part.exists() else "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.truncate()
         install(part, path)
     except OSError:
         part.unlink(missing_ok=True)

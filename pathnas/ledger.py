@@ -356,12 +356,13 @@ class Ledger:
         """Commits an update together with the state of the learner after it.
 
         The state stands in a file of its own, which is on the disk before the row that vouches for
-        it is committed.
+        it is committed. It takes the place of the oldest: meanwhile the one before serves.
         """
+        old = update.number - KEPT_LEARNERS
         buffer = io.BytesIO()
         torch.save(learner.state_dict(), buffer)
         state = buffer.getvalue()
-        files.write(self._file(update.number), state)
+        files.write(self._file(update.number), state, spare=self._file(old))
         with self.database.transaction():
             self.database.put(
                 "updates",
@@ -384,12 +385,12 @@ class Ledger:
             self.database.execute(
                 "DELETE FROM learners WHERE search = ? AND number <= ?",
                 self.search,
-                update.number - KEPT_LEARNERS,
+                old,
             )
-        for old in self._file(0).parent.glob(f"{self.search}-*.pt"):
-            number = old.stem.rpartition("-")[2]
-            if number.isdecimal() and int(number) <= update.number - KEPT_LEARNERS:
-                old.unlink()
+        for path in self._file(0).parent.glob(f"{self.search}-*.pt"):
+            number = path.stem.rpartition("-")[2]
+            if number.isdecimal() and int(number) <= old:
+                path.unlink()
 
 
 def _update(row: Row, record: Record, fresh: Mapping[int, str]) -> Update:

@@ -27,6 +27,20 @@ def test_json_is_indented_and_ends_with_a_line(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("old", ["longer than new", "short"])
+def test_a_spare_file_is_written_over(tmp_path: Path, old: str) -> None:
+    spare = files.write(tmp_path / "spare", old)
+    place = spare.stat().st_ino
+    path = files.write(tmp_path / "x", "new text", spare=spare)
+    assert path.read_text() == "new text" and path.stat().st_ino == place
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_spare_file_may_be_missing(tmp_path: Path) -> None:
+    path = files.write(tmp_path / "x", "new", spare=tmp_path / "spare")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_what_stood_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
