@@ -13,10 +13,10 @@ from pathnas.agreement import Scores
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import rollout
 from pathnas.decisions import Limits
-from pathnas.evaluators import InheritAndTrain, Trained, Training, seed_of
+from pathnas.evaluators import InheritAndTrain, Training, seed_of
 from pathnas.executors import Failure
 from pathnas.jobs import Jobs
-from pathnas.outcomes import Candidate
+from pathnas.outcomes import Candidate, Trained
 from pathnas.plan import Plan
 
 INHERITED = "full, inherited"

@@ -2,7 +2,8 @@
 
 Three runs by name: ``env`` (what the search proposed and got), ``controller`` (how it learns) and
 ``control`` (what random search got). Steps are updates, except for ``trial/`` and ``time/trial``,
-where they are trials in order of proposal. The README has a table of all tags.
+where they are trials in order of proposal. At the end of a search some of its trials become runs of
+their own, ``trials/<number>``, whose steps are epochs. docs/runs.md has a table of all tags.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from pathnas import tree as trees
 from pathnas.cell import Site
 from pathnas.dotted import flattened
 from pathnas.outcomes import Candidate
-from pathnas.search import Record, Update
+from pathnas.search import Record, Trial, Update
 
 BEST = 10
 """Pictures of the best trees, at the end of a search."""
+
+CURVES = 30
+"""Trials of a search at most whose learning curves are written: the best :data:`BEST`, and others
+spread evenly over the search. Each is a run of its own, and TensorBoard is slow with hundreds."""
 
 NEW_BEST = 100
 """Pictures of new best trees at most, which bounds the files; each is some 20 KB."""
@@ -147,9 +152,10 @@ class Board:
         writer.flush()
 
     def searched(self, name: str, learner: str, record: Record) -> None:
-        """Writes the pictures of a search that has ended; of its control there are none.
+        """Writes pictures and learning curves of a search that has ended; of its control none.
 
-        The best trees, the best one last, where TensorBoard opens, and the actions over time.
+        The best trees, the best one last, where TensorBoard opens, the actions over time, and the
+        training losses of :func:`curved` trials by epoch.
 
         Args:
             name: ``"env"`` or ``"control"``.
@@ -164,6 +170,11 @@ class Board:
         shares = self._shares.get(learner, [])
         if shares and shares[0]:
             self.writer(learner).add_image("controller/actions", heat(shares), dataformats="HWC")
+        for trial in curved(record):
+            writer = self.writer(f"trials/{trial.number}")
+            for epoch, loss in enumerate(trial.outcome.curve, start=1):
+                writer.add_scalar("trial/loss", loss, epoch)
+            writer.flush()
 
     def ended(self, summary: Mapping[str, Any], config: Mapping[str, Any], next_: str) -> None:
         """Writes the result, and settings beside it, so that runs can be compared.
@@ -225,6 +236,17 @@ SETTINGS = (
     *("search.trial.epochs", "search.trial.learning_rate", "final.training.epochs"),
 )
 """What keys begin with that stand in the table of hyperparameters."""
+
+
+def curved(record: Record) -> list[Trial]:
+    """Returns the trials whose learning curves are shown, in order; see :data:`CURVES`."""
+    known = [trial for trial in record.trials.values() if trial.outcome.curve]
+    best = {trial.number for trial in record.best(BEST)}
+    chosen = [trial for trial in known if trial.number in best]
+    others = sorted((t for t in known if t.number not in best), key=lambda trial: trial.number)
+    count = min(len(others), CURVES - len(chosen))
+    chosen += [others[place * len(others) // count] for place in range(count)]
+    return sorted(chosen, key=lambda trial: trial.number)
 
 
 def heat(shares: Sequence[Mapping[str, float]]) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from pathnas import cell, data, networks, optimizer_state, plugins, training
 from pathnas.config import Distill, Recipe
 from pathnas.data import Normalization
 from pathnas.decisions import Limits
-from pathnas.outcomes import Candidate, Outcome
+from pathnas.outcomes import Candidate, Outcome, Trained
 from pathnas.plugins import Plugins
 from pathnas.transforms import Birth, arrange, grow, growth
 from pathnas.tree import BASE_TREE, Node
@@ -139,23 +139,6 @@ class Training:
     start: Node = field(default=BASE_TREE, metadata={"later": True})
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a training brought.
-
-    Attributes:
-        accuracy: on the validation images, in [0, 1].
-        parameters: of the network.
-        images: training images seen, repeats counted.
-        seconds: of all of it.
-    """
-
-    accuracy: float
-    parameters: int
-    images: int
-    seconds: float
-
-
 def inputs(job: Training | Scoring) -> list[Path]:
     """Returns the files that a job reads; a folder stands for all files below it."""
     if isinstance(job, Scoring):
@@ -243,14 +226,17 @@ def train(job: Training) -> Trained:
     """
     start, setting = time.perf_counter(), job.setting
     network = build(job).to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer, seen = learn(job, network, training_batches(job))
+    curve: list[float] = []
+    optimizer, seen = learn(
+        job, network, training_batches(job), lambda epoch: curve.append(epoch.loss)
+    )
     validation = setting.evaluation_batches(setting.source("validation"))
     accuracy = training.accuracy(network, validation)
     if job.save is not None:
         _calibrate(network, setting.source("train"), setting)
         save_weights(network, job.save, optimizer)
     parameters = networks.parameters(network)
-    return Trained(accuracy, parameters, seen, time.perf_counter() - start)
+    return Trained(accuracy, parameters, seen, time.perf_counter() - start, tuple(curve))
 
 
 def training_batches(job: Training) -> data.Batches:
@@ -273,7 +259,10 @@ def training_batches(job: Training) -> data.Batches:
 
 
 def learn(
-    job: Training, network: nn.Module, batches: training.Batches
+    job: Training,
+    network: nn.Module,
+    batches: training.Batches,
+    epoch_end: Callable[[training.Epoch], None] | None = None,
 ) -> tuple[torch.optim.Optimizer, int]:
     """Does the steps of a training, in place.
 
@@ -281,6 +270,7 @@ def learn(
         job: the training.
         network: of :func:`build`, on its device.
         batches: of :func:`training_batches`.
+        epoch_end: called after every epoch but those of a distillation, whose loss is another.
 
     Returns:
         The optimizer, and the number of training images seen.
@@ -303,9 +293,8 @@ def learn(
             distilled = min(job.distill.epochs, recipe.epochs)
             seen = _distill(job, network, batches, {**fitted, "epochs": distilled})
         fitted["epochs"] = recipe.epochs - distilled
-        seen += training.fit(
-            network, batches, gate_fraction=job.gate_fraction, optimizer=optimizer, **fitted
-        )
+        fitted |= {"gate_fraction": job.gate_fraction, "optimizer": optimizer}
+        seen += training.fit(network, batches, hooks=training.Hooks(epoch_end=epoch_end), **fitted)
     return optimizer, seen
 
 
@@ -439,4 +428,5 @@ class InheritAndTrain:
             seconds=trained.seconds,
             images=trained.images,
             seed=seed,
+            curve=trained.curve,
         )

@@ -35,6 +35,7 @@ class Facts:
         ancestors: networks that its base has grown from, of :func:`pathnas.rounds.ancestors`.
         trials: rows as of :func:`pathnas.results.trials`, by search, in order of proposal.
         trees: of these trials, as JSON text, by key.
+        curves: mean training losses of the trials' epochs, by search and number, where known.
         updates: by search, in order, each with `number`, `episodes`, `rewards`, `metrics`,
             `time` and `seconds`.
         trainings: accuracies and seconds of the full trainings done, by name.
@@ -51,6 +52,7 @@ class Facts:
     ancestors: list[dict[str, Any]]
     trials: dict[str, list[dict[str, Any]]]
     trees: dict[str, str]
+    curves: dict[tuple[str, int], tuple[float, ...]]
     updates: dict[str, list[dict[str, Any]]]
     trainings: dict[str, dict[str, Any]]
     events: list[dict[str, Any]]
@@ -122,6 +124,10 @@ def _read(path: Path, database: Database) -> Facts:
         raise RecordError(f"{database.path} is damaged: the config is missing")
     rows = results.rows(database)
     trees = {row["key"]: row["tree"] for row in database.rows("trials")}
+    curves = {}
+    for row in database.rows("outcomes"):
+        losses = json.loads(row["outcome"]).get("curve", ())  # older records have none
+        curves[row["search"], row["number"]] = tuple(float(loss) for loss in losses)
     updates: dict[str, list[dict[str, Any]]] = {name: [] for name in SEARCHES}
     for row in database.rows("updates", "search, number"):
         decoded = {name: json.loads(row[name]) for name in ("episodes", "rewards", "metrics")}
@@ -140,6 +146,7 @@ def _read(path: Path, database: Database) -> Facts:
         ancestors=meta.get("ancestors") or [],
         trials={name: [row for row in rows if row["search"] == name] for name in SEARCHES},
         trees=trees,
+        curves={place: curve for place, curve in curves.items() if curve},
         updates=updates,
         trainings=trainings,
         events=list(database.rows("events", "number")),

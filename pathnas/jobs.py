@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from pathnas import evaluators, networks
 from pathnas import tree as trees
 from pathnas.console import Console
-from pathnas.evaluators import Scoring, Trained, Training
+from pathnas.evaluators import Scoring, Training
 from pathnas.executors import Executor, Failure, Result
+from pathnas.outcomes import Trained
 from pathnas.store import Store, fingerprint
 
 Job = TypeVar("Job", Training, Scoring)

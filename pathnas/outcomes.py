@@ -1,4 +1,4 @@
-"""Candidates, the outcomes of their trials, and the reward that an outcome earns."""
+"""Candidates, what trainings and trials brought, and the reward that an outcome earns."""
 
 from __future__ import annotations
 
@@ -63,6 +63,29 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What a training brought.
+
+    Attributes:
+        accuracy: on the validation images, in [0, 1].
+        parameters: of the network.
+        images: training images seen, repeats counted.
+        seconds: of all of it.
+        curve: mean training loss of each epoch; a distillation at the birth, whose loss is another,
+            has no part in it.
+    """
+
+    accuracy: float
+    parameters: int
+    images: int
+    seconds: float
+    curve: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "curve", tuple(self.curve))  # JSON knows lists alone
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What the evaluation of a candidate brought.
 
@@ -77,6 +100,8 @@ class Outcome:
         error: why it failed, one line.
         traceback: the end of it, if there is one.
         stopped: epochs of the last training, if halving ended the trial before a whole one.
+        curve: mean training loss of each epoch of the last training, as in :class:`Trained`; empty
+            if it failed or is unknown.
     """
 
     status: Status
@@ -89,6 +114,10 @@ class Outcome:
     error: str | None = None
     traceback: str | None = None
     stopped: int | None = None
+    curve: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "curve", tuple(self.curve))  # JSON knows lists alone
 
 
 Evaluator = Callable[[Candidate], Outcome]

@@ -142,6 +142,9 @@ def _fault(outcome: Outcome) -> str | None:
         value = getattr(outcome, name)
         if type(value) not in kinds:
             return f"expected {name} as {kinds[0].__name__}, got {value!r:.60}"
+    for loss in outcome.curve:
+        if type(loss) not in (float, int) or not math.isfinite(loss):
+            return f"expected curve as finite floats, got {loss!r:.60} in it"
     return None
 
 

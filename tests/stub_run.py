@@ -43,7 +43,8 @@ def train(job: Training) -> Trained:
             path.write_bytes(digest)
     if digest[0] < 20:
         raise FloatingPointError("the loss became nan")
-    return Trained(digest[1] / 255, digest[2], digest[3], 0.0)
+    curve = (1 + digest[4] / 255, digest[5] / 255)
+    return Trained(digest[1] / 255, digest[2], digest[3], 0.0, curve)
 
 
 def score(job: Scoring) -> float:

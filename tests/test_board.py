@@ -48,7 +48,8 @@ def write(folder: Path, updates: int, episodes: int, sites: tuple[Site, ...] = S
                     outcome = Outcome("failed", seconds=1.0)
                     if number % 4 != 3:
                         accuracy = 1 - 1 / (number + 2)
-                        outcome = Outcome("ok", accuracy, 1000, 10, 2.0, 5)
+                        curve = (2.0, 1.0, 1 - accuracy)
+                        outcome = Outcome("ok", accuracy, 1000, 10, 2.0, 5, curve=curve)
                     trials.append(Trial(number, step, candidate(number), outcome, number / 10))
                 record.trials.update({str(trial.number): trial for trial in trials})
                 metrics = {"entropy": 1 / (step + 1), "frequency/a": 0.25, "frequency/b": 0.75}
@@ -113,6 +114,29 @@ def test_pictures(folder: Path) -> None:
     assert control.Tags()["images"] == []
     [heat] = read(folder, "controller").Images("controller/actions")
     assert heat.width == 720 and heat.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_learning_curves_of_trials(folder: Path) -> None:
+    shown = [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    assert sorted(int(path.name) for path in (folder / "trials").iterdir()) == shown
+    for number in shown:
+        reader = read(folder, f"trials/{number}")
+        assert reader.Tags()["scalars"] == ["trial/loss"]
+        last = pytest.approx(1 / (number + 2), rel=1e-6)
+        assert steps(reader, "trial/loss") == [(1, 2.0), (2, 1.0), (3, last)]
+
+
+def test_curves_are_of_the_best_and_of_others_all_over_the_search() -> None:
+    def trial(number: int, *curve: float) -> Trial:
+        outcome = Outcome("ok", accuracy=0.5, curve=curve)
+        return Trial(number, 0, candidate(number), outcome, float(number % 100))
+
+    record = Record({str(n): trial(n, 1.0) for n in range(500)})
+    chosen = [one.number for one in board.curved(record)]
+    assert len(chosen) == board.CURVES and chosen == sorted(set(chosen))
+    assert {one.number for one in record.best(board.BEST)} <= set(chosen)
+    assert all(any(low <= n < low + 50 for n in chosen) for low in range(0, 500, 50))
+    assert board.curved(Record({str(n): trial(n) for n in range(5)})) == []
 
 
 def text(reader: EventAccumulator, tag: str) -> list[str]:

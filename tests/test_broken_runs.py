@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from pathnas import best, controllers, evaluators, folder, results, run
+from pathnas import best, controllers, evaluators, facts, folder, results, run
 from pathnas.database import Database, RecordError
 from pathnas.evaluators import Trained, Training
 from pathnas.ledger import Ledger
@@ -691,6 +691,7 @@ def test_a_record_of_version_1_opens(tmp_path: Path) -> None:
         connection.executescript(text)
     found = results.trials(path)
     assert [row["number"] for row in found] == [0, 1, 2, 3, 4, 5]
+    assert facts.read(path).curves == {}  # that version kept none
     settings = folder.resumed(path)
     assert settings.name == "smoke" and settings.search.trials == 5
     with folder.open_run(settings) as store:

@@ -86,6 +86,20 @@ def test_an_outcome_tells_what_the_trial_cost(evaluator: InheritAndTrain) -> Non
     assert outcome.images == 96 and outcome.seconds > 0
 
 
+def test_the_curve_is_the_mean_loss_of_each_epoch(evaluator: InheritAndTrain) -> None:
+    base = replace(evaluator.base, recipe=TrialRecipe(epochs=3, learning_rate=0.02))
+    candidate = Candidate(TREE)
+    outcome = replace(evaluator, base=base)(candidate)
+    job = replace(base, tree=candidate.tree, seed=outcome.seed)
+    network = evaluators.build(job).to(memory_format=torch.channels_last)
+    epochs: list[training.Epoch] = []
+    evaluators.learn(job, network, evaluators.training_batches(job), epochs.append)
+    assert outcome.curve == tuple(epoch.loss for epoch in epochs)
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    assert outcome.curve[-1] < outcome.curve[0]
+    assert evaluators.train(job).curve == outcome.curve
+
+
 def test_an_outcome_is_the_same_wherever_it_is_made(evaluator: InheritAndTrain) -> None:
     candidates = [Candidate(TREE), Candidate(BASE_TREE), Candidate(Node((TREE.edges[0],)))]
     found = []
@@ -169,6 +183,7 @@ def test_a_distilled_trial_is_the_same_wherever_it_is_made(
     assert found[0] == found[1]
     # The images of the distillation are among those of the trial, and the base tree needs none.
     assert [outcome.images for outcome in found[0]] == [3 * 96, 3 * 96]
+    assert [len(outcome.curve) for outcome in found[0]] == [2, 3]
 
 
 def steps_of(job: Training) -> tuple[dict[str, Tensor], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,18 @@ def test_costs_are_those_of_trials_that_ran_here(open_record: Any) -> None:
     ledger.copy(2, Outcome("ok", accuracy=0.6, seconds=100.0, images=100), 0.6)
     assert (ledger.trial_seconds(), ledger.images()) == (4.0, 10)
     assert [row["status"] for row in ledger.database.rows("errors")] == ["diverged"]
+
+
+def test_curves_are_kept_and_older_outcomes_have_none(open_record: Any) -> None:
+    ledger = proposed(open_record())
+    outcomes = [Outcome("ok", accuracy=0.5, curve=(1.5, 0.1 + 0.2)), Outcome("ok", accuracy=0.6)]
+    ledger.finish(0, ledger.start(0), outcomes[0], 0.5)
+    ledger.put_rung(0, 2, ledger.trials()[0].candidate, outcomes[0])
+    older = json.dumps({"status": "ok", "accuracy": 0.6})
+    row = {"search": "search", "number": 1, "status": "ok", "outcome": older}
+    ledger.database.put("outcomes", **row, reward=0.5, copied=0)
+    assert [trial.outcome for trial in ledger.trials()] == outcomes
+    assert ledger.rung(0, 2) == outcomes[0]
 
 
 def test_failures_that_are_forgotten_run_again(open_record: Any) -> None:

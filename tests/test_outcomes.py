@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathnas.outcomes import Candidate, Outcome, Reward
+from pathnas.outcomes import Candidate, Outcome, Reward, Trained
 from pathnas.transforms import Branch, Insert, Replace
 from pathnas.tree import BASE_TREE, Edge, Node
 
@@ -19,6 +21,14 @@ def test_candidates_are_canonical() -> None:
     assert one == other and one.key == "add(base, base > conv1x1)"
     assert one.transforms == [Branch((), "add", 2), Insert((1,)), Replace((1, 0), "conv1x1")]
     assert Candidate(BASE_TREE).transforms == []
+
+
+def test_what_json_made_of_an_outcome_is_that_outcome() -> None:
+    outcome = Outcome("ok", accuracy=0.5, curve=(1.5, 0.1 + 0.2))
+    assert Outcome(**json.loads(json.dumps(asdict(outcome)))) == outcome
+    trained = Trained(0.5, 3, 4, 0.5, (1.5, 0.1 + 0.2))
+    assert Trained(**json.loads(json.dumps(asdict(trained)))) == trained
+    assert hash(outcome) == hash(Outcome("ok", accuracy=0.5, curve=[1.5, 0.1 + 0.2]))  # type: ignore
 
 
 def test_the_papers_reward() -> None:

@@ -128,6 +128,49 @@ def test_charts_hold_any_points(points: list[charts.Point], kind: str) -> None:
         assert 0 <= float(place) <= charts.WIDTH
 
 
+@pytest.mark.parametrize("values", [[2.0, 2.0], [2.5, 1.0, 0.25], [1e-9, 1e9]])
+def test_sparklines_hold_any_values(values: list[float]) -> None:
+    drawn = str(charts.spark(values, values))
+    read(drawn)
+    [path] = re.findall(' d="(.*?)"', drawn)
+    places = [float(n) for n in re.findall(r"[\d.]+", path)]
+    assert len(places) == 2 * len(values)
+    assert all(0 <= n <= size for n, size in zip(places, charts.SPARK * len(values), strict=True))
+    assert f"<title>{values[0]:.4g} in epoch 1, {values[-1]:.4g} in epoch {len(values)}<" in drawn
+
+
+def test_one_epoch_is_no_curve(copy: Path) -> None:
+    found = facts.read(copy)
+    row = found.trials["search"][0]
+    found.curves["search", row["number"]] = (0.5,)
+    rows, _ = views.table(found)
+    assert rows[0]["loss"] == 0.5 and not rows[0]["curve"]
+
+
+def test_each_trial_has_its_curve(copy: Path) -> None:
+    found = facts.read(copy)
+    sound = [row for name in facts.SEARCHES for row in found.sound(name)]
+    assert sound and len(found.curves) == len(sound)
+    page = report.write(copy).read_text()
+    assert page.count('<svg class="spark"') == len(sound)
+    for first, last in found.curves.values():
+        assert f"<title>{first:.4g} in epoch 1, {last:.4g} in epoch 2</title>" in page
+        assert f'data-value="{last}"' in page
+    found.curves.clear()
+    page = pages.run_page(found)
+    assert '<svg class="spark"' not in page
+    read(page)
+
+
+def test_a_curve_is_small_however_long_it_is(copy: Path) -> None:
+    found = facts.read(copy)
+    row = found.trials["search"][0]
+    found.curves["search", row["number"]] = tuple(1 / (n + 1) for n in range(1000))
+    rows, _ = views.table(found)
+    assert len(rows[0]["curve"]) < 800
+    assert rows[0]["loss"] == 1 / 1000 and "1 in epoch 1, 0.001 in epoch 1000" in rows[0]["curve"]
+
+
 def test_ticks_are_round_and_inside() -> None:
     assert charts.ticks(0.86, 0.953) == [0.86, 0.88, 0.9, 0.92, 0.94]
     assert charts.ticks(3, 3) == [3]

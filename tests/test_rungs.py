@@ -32,7 +32,8 @@ def made_up(job: Training) -> Trained:
     digest = hashlib.sha256(f"{job.seed} {epochs}".encode()).digest()
     if job.save is None and digest[0] < 20:
         raise FloatingPointError("the loss became nan")
-    return Trained(digest[1] / 300 + epochs / 100, 3, 10 * epochs, 0.5)
+    curve = tuple(1 / (epoch + epochs) for epoch in range(epochs))
+    return Trained(digest[1] / 300 + epochs / 100, 3, 10 * epochs, 0.5, curve)
 
 
 @pytest.fixture
@@ -92,10 +93,12 @@ def test_outcomes_tell_the_last_training_and_the_cost_of_all(
         brought = [ledger.rung(trial.number, epochs) for epochs in (1, 2, 4)]
         ran = [outcome for outcome in brought if outcome is not None]
         assert trial.outcome.accuracy == ran[-1].accuracy
+        assert trial.outcome.curve == ran[-1].curve
         assert trial.outcome.images == sum(one.images for one in ran)
         if trial.outcome.status == "ok":
             assert trial.outcome.stopped == {1: 1, 2: 2, 3: None}[len(ran)]
             assert trial.outcome.images == {1: 10, 2: 30, 3: 70}[len(ran)]
+            assert len(trial.outcome.curve) == {1: 1, 2: 2, 3: 4}[len(ran)]
             assert trial.outcome.seconds == pytest.approx(0.5 * len(ran))
     assert ledger.images() == sum(10 * j.recipe.epochs for j in trained if not _diverges(j))
 

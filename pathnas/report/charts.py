@@ -148,6 +148,33 @@ class _Frame:
         )
 
 
+SPARK = (72, 18)
+"""Width and height of a sparkline, in pixels."""
+
+
+def spark(values: Sequence[float], points: Sequence[float]) -> Markup:
+    """Draws a small curve without axes, over its own range, for a cell of a table.
+
+    Args:
+        values: by epoch; the first and last are told where the pointer rests.
+        points: what is drawn of them, evenly spaced.
+
+    Returns:
+        An ``<svg>``; nothing for fewer than two points, which make no curve.
+    """
+    if len(points) < 2:
+        return Markup("")
+    (wide, tall), low, span = SPARK, min(points), max(points) - min(points)
+    step = (wide - 4) / (len(points) - 1)
+    places = [
+        f"{2 + n * step:.1f} {2 + (tall - 4) * (1 - (y - low) / span if span else 0.5):.1f}"
+        for n, y in enumerate(points)
+    ]
+    note = f"{values[0]:.4g} in epoch 1, {values[-1]:.4g} in epoch {len(values)}"
+    svg = '<svg class="spark" viewBox="0 0 {} {}" role="img"><title>{}</title><path d="{}"></path>'
+    return Markup(svg + "</svg>").format(wide, tall, note, "M" + "L".join(places))
+
+
 def heat(rows: Sequence[tuple[str, Sequence[float]]], across: str) -> Markup:
     """Draws shares over time, a row a name, the fuller the larger.
 

@@ -259,17 +259,25 @@ def times(facts: Facts) -> Markup:
 def table(facts: Facts) -> tuple[list[dict[str, Any]], int]:
     """Returns the trials for the table, and how many are left out of it.
 
-    Of too many the failed ones and the best are kept. Each has `details`, what else is known.
+    Of too many the failed ones and the best are kept. Each has `details`, what else is known, the
+    training loss of its last epoch as `loss`, None if that is unknown, and its drawn `curve`.
     """
     rows = [row for name in ("search", "control") for row in facts.trials.get(name, [])]
     kept = sorted(rows, key=lambda row: (row["accuracy"] is not None, -(row["accuracy"] or 0)))
     numbers = {(row["search"], row["number"]) for row in kept[:ROWS]}
     shown = [
-        {**row, "details": _details(facts, row)}
+        {**row, "details": _details(facts, row), **_curve(facts, row)}
         for row in rows
         if (row["search"], row["number"]) in numbers
     ]
     return shown, len(rows) - len(shown)
+
+
+def _curve(facts: Facts, row: dict[str, Any]) -> dict[str, Any]:
+    losses = facts.curves.get((row["search"], row["number"]))
+    if losses is None:
+        return {"loss": None, "curve": ""}
+    return {"loss": losses[-1], "curve": charts.spark(losses, _thinned(losses))}
 
 
 def _details(facts: Facts, row: dict[str, Any]) -> str:
