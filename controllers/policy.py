@@ -6,7 +6,7 @@ gradients), and called again on the stored observations in the update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from pathnas.controllers.tree_lstm import Memory, TreeLSTM, linear
-from pathnas.decisions import KINDS, MERGES, Actions
-from pathnas.envs.observation import BASE, QUESTIONS
+from pathnas.decisions import KINDS, MERGES, Actions, Limits, State
+from pathnas.envs.observation import BASE, QUESTIONS, encode_all
+from pathnas.tree import Node
 
 Observations = Mapping[str, Any]
 """The arrays of :func:`pathnas.envs.observation.encode` for a batch, stacked: `[B, ...]`."""
@@ -164,6 +165,18 @@ class Controller(nn.Module):
             margins = answers.start, len(self.actions) - answers.stop
             logits = logits.index_copy(0, rows, nn.functional.pad(scores, margins))
         return masked(logits, allowed)
+
+    @torch.inference_mode()
+    def encode(self, trees: Sequence[Node], limits: Limits) -> Tensor:
+        """Returns how the tree-LSTM reads whole trees: the root's state bottom-up, `[N, hidden]`.
+
+        Args:
+            trees: at least one.
+            limits: under which they may stand.
+        """
+        observations = encode_all([State(tree, ()) for tree in trees], limits)
+        features: Tensor = self.tree_lstm(observations)
+        return features[:, : self.tree_lstm.hidden]
 
     def _merge_logits(self, features: Tensor, allowed: Tensor) -> Tensor:
         """Returns the logits of keep and of each entry of ``MERGES``, `[M, 1 + merges]`."""

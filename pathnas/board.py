@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pathnas import board_graph, costs, drawing
 from pathnas import tree as trees
@@ -32,6 +32,9 @@ spread evenly over the search. Each is a run of its own, and TensorBoard is slow
 
 NEW_BEST = 100
 """Pictures of new best trees at most, which bounds the files; each is some 20 KB."""
+
+ENCODINGS = 2000
+"""Trees in the projector at most; each is about a kilobyte."""
 
 LAYOUT = {
     "search": {
@@ -199,6 +202,20 @@ class Board:
             writer.file_writer.add_summary(part)
         self.text("env", "run/next", next_)
         writer.flush()
+
+    def encodings(self, name: str, trials: Sequence[Trial], encodings: Tensor) -> None:
+        """Writes how a controller reads the trees of trials, for the projector.
+
+        Args:
+            name: under which the controller was written.
+            trials: that succeeded; the first :data:`ENCODINGS` are shown.
+            encodings: of their trees, `[N, D]`.
+        """
+        shown = trials[:ENCODINGS]
+        labels = [[one.candidate.key, f"{one.outcome.accuracy:.4f}"] for one in shown]
+        self.writer(name).add_embedding(
+            encodings[:ENCODINGS], labels, metadata_header=["tree", "accuracy"], tag="trees"
+        )
 
     def network(self, network: nn.Module) -> None:
         """Writes the graph of the best network, or why there is none.

@@ -23,6 +23,7 @@ from pathnas import tree as trees
 from pathnas.asynchronous import AsynchronousSearch
 from pathnas.board import Board
 from pathnas.console import Console
+from pathnas.controllers.policy import Controller
 from pathnas.database import RecordError
 from pathnas.evaluators import Setting, seed_of, sketch
 from pathnas.finals import Finals, test_once
@@ -256,7 +257,7 @@ class Experiment:
             raise SearchError(f"no trial of the {name} succeeded")
         self.jobs.images[name] = ledger.images()
         self.export()
-        self.board.searched(*self._runs(name), progress.record)
+        self._show_ended(name, learner, progress.record)
         return Searched(progress.record, progress.updates, progress.proposed)
 
     def _updates(
@@ -312,6 +313,16 @@ class Experiment:
         env, learning = self._runs(name)
         self.board.update(env, update, record, seconds, budget)
         self.board.learner(learning, update)
+
+    def _show_ended(self, name: str, learner: controllers.Learner, record: Record) -> None:
+        """Writes to TensorBoard what a search that has ended looks like as a whole."""
+        env, learning = self._runs(name)
+        self.board.searched(env, learning, record)
+        controller = getattr(learner, "controller", None)
+        if isinstance(controller, Controller):
+            sound = record.best(len(record.trials))
+            encodings = controller.encode([one.candidate.tree for one in sound], self.plan.limits)
+            self.board.encodings(learning, sound, encodings)
 
     def export(self) -> None:
         """Writes the trials so far as a table for people."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -156,6 +157,20 @@ def test_texts_and_tables(folder: Path) -> None:
     settings = data["_hparams_/session_start_info"].content
     assert all(name in settings for name in (b"seed", b"search.trials", b"search.ops"))
     assert b"runs" not in settings
+
+
+def test_encodings_of_trees_for_the_projector(tmp_path: Path) -> None:
+    ended = [Trial(n, 0, candidate(n), Outcome("ok", 0.5 + n / 10), 0.5) for n in range(3)]
+    with board.Board(tmp_path) as written:
+        written.encodings("controller", ended, torch.arange(6.0).view(3, 2))
+    folder = tmp_path / "controller"
+    assert "trees" in (folder / "projector_config.pbtxt").read_text()
+    [labels] = folder.rglob("metadata.tsv")
+    lines = [line.split("\t") for line in labels.read_text().splitlines()]
+    assert lines[0] == ["tree", "accuracy"]
+    assert lines[1:] == [[candidate(n).key, f"{0.5 + n / 10:.4f}"] for n in range(3)]
+    [vectors] = folder.rglob("tensors.tsv")
+    assert [line.split("\t") for line in vectors.read_text().splitlines()][2] == ["4.0", "5.0"]
 
 
 class Folded(nn.Module):

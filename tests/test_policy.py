@@ -222,3 +222,14 @@ def test_other_ops_change_the_table():
         1,
         8,
     )
+
+
+def test_a_whole_tree_is_encoded_by_itself_and_by_the_weights():
+    controller, others = small(), [state.tree for state in states_of(3)][:6]
+    found = controller.encode(others, LIMITS)
+    assert found.shape == (6, 16) and not found.requires_grad
+    for tree, row in zip(others, found, strict=True):
+        assert torch.allclose(controller.encode([tree], LIMITS)[0], row, atol=1e-6)
+    same = {tree: row for tree, row in zip(others, found, strict=True)}
+    assert len({tuple(row.tolist()) for row in same.values()}) == len(same) > 1
+    assert not torch.equal(small(seed=1).encode(others, LIMITS), found)
