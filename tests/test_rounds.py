@@ -226,7 +226,7 @@ def test_what_a_later_round_has_found_is_exported(whole: Path, tmp_path: Path) -
     assert json.loads((to / "arch.json").read_text())["tree"] == trees.to_dict(found.tree)
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_rounds_that_were_broken_off_go_on_to_the_same_end(
     whole: Path,
     trained: list[Training],

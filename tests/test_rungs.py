@@ -141,7 +141,7 @@ def test_the_control_copies_what_the_search_has_trained(
             assert trial.outcome == outcomes[trial.candidate.key]
 
 
-@pytest.mark.parametrize("at", [3, 8, 14])
+@pytest.mark.parametrize("at", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 14))])
 def test_a_search_that_was_broken_off_goes_on_as_if_it_had_not(
     at: int, trained: list[Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
