@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathnas.executors import THREADS
-from pathnas.run import EXIT_DAMAGED, EXIT_FAILED, EXIT_IN_USE, EXIT_USAGE
+from pathnas.exits import EXIT_USAGE, fail
+from pathnas.run import stopped
 
 if TYPE_CHECKING:
     from pathnas.auditing import Measured
@@ -68,9 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(THREADS)
     import torch
 
-    from pathnas.config import ConfigError
-    from pathnas.database import RecordError
-    from pathnas.folder import FolderInUse
     from pathnas.interrupts import Interrupted, Interrupts
 
     torch.set_num_threads(1)
@@ -78,20 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Interrupts():
             return _command(options)
     except Interrupted as interrupted:
-        return _fail(interrupted.exit_code, "interrupted; the same command continues")
-    except RecordError as error:
-        return _fail(EXIT_DAMAGED, error)
-    except FolderInUse as error:
-        return _fail(EXIT_IN_USE, error)
-    except ConfigError as error:
-        return _fail(EXIT_USAGE, error)
+        return fail(interrupted.exit_code, "interrupted; the same command continues")
     except (RuntimeError, OSError, ValueError) as error:
-        return _fail(EXIT_FAILED, f"the audit failed: {error}")
-
-
-def _fail(code: int, why: object) -> int:
-    print(why, file=sys.stderr)
-    return code
+        return stopped(error, "audit")
 
 
 def _command(options: argparse.Namespace) -> int:
@@ -106,7 +93,7 @@ def _command(options: argparse.Namespace) -> int:
         plan = Plan.of(settings)
         candidates = auditing.random_candidates(plan.limits, options.trees, settings.seed)
     except (ValueError, FileNotFoundError, ImportError) as error:
-        return _fail(EXIT_USAGE, error)
+        return fail(EXIT_USAGE, error)
     found, path = _audit(options, settings, (plan, candidates, lengths, births))
     print(table(found))
     print(f"all in {path}")

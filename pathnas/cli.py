@@ -15,10 +15,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import pathnas
+from pathnas.exits import EXIT_INTERRUPTED, EXIT_PIPE, EXIT_USAGE, fail
 
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
-EXIT_PIPE = 141
 """What a shell says of a process that SIGPIPE ended."""
 
 COMMANDS = {
@@ -61,13 +59,11 @@ def _main(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else "see pathnas --help"
-        print(f"unknown command {words[0]!r}; {hint}", file=sys.stderr)
-        return EXIT_USAGE
+        return fail(EXIT_USAGE, f"unknown command {words[0]!r}; {hint}")
     try:
         return int(module(words[0]).main(words[1:]))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return fail(EXIT_INTERRUPTED, "interrupted")
 
 
 def module(command: str) -> ModuleType:
@@ -99,8 +95,7 @@ def usage() -> str:
 
 def _completion(words: Sequence[str]) -> int:
     if len(words) != 1 or words[0] not in ("bash", "zsh"):
-        print("expected --completion bash or --completion zsh", file=sys.stderr)
-        return EXIT_USAGE
+        return fail(EXIT_USAGE, "expected --completion bash or --completion zsh")
     cases = "\n".join(f'    {name}) words="{" ".join(_options(name))}" ;;' for name in COMMANDS)
     if words[0] == "zsh":
         print("autoload -U +X bashcompinit && bashcompinit")

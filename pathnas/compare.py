@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathnas.executors import THREADS
+from pathnas.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail
 
 if TYPE_CHECKING:
     from pathnas.comparison import Curve
     from pathnas.config import Config
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 KINDS = ("reinforce", "ppo", "evolution", "random")
 
 
@@ -80,14 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files.write_json(to / "comparison.json", found)
         comparison.draw(curves, settings.search.trials).savefig(to / "comparison.png")
     except (ValueError, FileNotFoundError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_USAGE
+        return fail(EXIT_USAGE, error)
     except (RuntimeError, OSError) as error:
-        print(f"the comparison failed: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return fail(EXIT_FAILED, f"the comparison failed: {error}")
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return fail(EXIT_INTERRUPTED, "interrupted; the same command continues")
     print(comparison.table(found))
     print(f"table and picture in {to}")
     return 0

@@ -17,8 +17,7 @@ from typing import Literal
 
 import pathnas
 from pathnas.executors import THREADS
-
-EXIT_FAILED = 1
+from pathnas.exits import EXIT_FAILED
 
 MARKS = {"ok": ("ok", 32), "note": ("--", 33), "fault": ("!!", 31)}
 

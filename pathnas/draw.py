@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pathnas.exits import EXIT_FAILED, EXIT_USAGE, fail
 from pathnas.tree import Node
 from pathnas.tree import Path as TreePath
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kinds = ", ".join(f".{one}" for one in drawing.KINDS)
             raise ValueError(f"expected a name that ends in {kinds}, got {options.output}")
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_USAGE
+        return fail(EXIT_USAGE, error)
     if options.json:
         print(trees.to_json(tree))
     elif options.output is None:
@@ -66,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             picture = drawing.render(tree, kind, title=options.title, costs=costs)
             files.write(options.output, picture)
         except OSError as error:
-            print(f"the picture could not be written: {error}", file=sys.stderr)
-            return EXIT_FAILED
+            return fail(EXIT_FAILED, f"the picture could not be written: {error}")
         if not options.json:
             print(f"{tree} is in {options.output}")
     return 0

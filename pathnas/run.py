@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathnas.executors import THREADS
+from pathnas.exits import EXIT_DAMAGED, EXIT_FAILED, EXIT_IN_USE, EXIT_USAGE, fail
 
 if TYPE_CHECKING:
     from pathnas.config import Config
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_DAMAGED = 3
-EXIT_IN_USE = 4
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Interrupts():
             return _command(options)
     except Interrupted as interrupted:
-        return _fail(interrupted.exit_code, "interrupted")
+        return fail(interrupted.exit_code, "interrupted")
 
 
 def _command(options: argparse.Namespace) -> int:
@@ -71,9 +67,9 @@ def _command(options: argparse.Namespace) -> int:
     try:
         settings = rounds.settings(_config(options))
     except RecordError as error:
-        return _fail(EXIT_DAMAGED, error)
+        return fail(EXIT_DAMAGED, error)
     except (ValueError, FileNotFoundError) as error:
-        return _fail(EXIT_USAGE, error)
+        return fail(EXIT_USAGE, error)
     codes = (_round(config, options, last=config is settings[-1]) for config in settings)
     return next((code for code in codes if code), 0)
 
@@ -81,15 +77,13 @@ def _command(options: argparse.Namespace) -> int:
 def _round(config: Config, options: argparse.Namespace, *, last: bool) -> int:
     """Does a run, or what is left of it, and returns the exit code."""
     from pathnas import experiment, folder, plan
-    from pathnas.config import ConfigError
     from pathnas.console import Console
-    from pathnas.database import RecordError
 
     console = Console(quiet=options.quiet or options.json)
     try:
         planned = plan.Plan.of(config)
     except (ValueError, FileNotFoundError, ImportError) as error:
-        return _fail(EXIT_USAGE, error)
+        return fail(EXIT_USAGE, error)
     try:
         with folder.open_run(config) as store:
             try:
@@ -101,17 +95,24 @@ def _round(config: Config, options: argparse.Namespace, *, last: bool) -> int:
             with store.database.understanding("the summary"):
                 text = json.dumps(summary) if options.json else result(summary)
             _report(store.path)
-    except folder.FolderInUse as error:
-        return _fail(EXIT_IN_USE, error)
-    except RecordError as error:
-        return _fail(EXIT_DAMAGED, error)
-    except ConfigError as error:
-        return _fail(EXIT_USAGE, error)
     except (RuntimeError, OSError, ValueError) as error:
-        return _fail(EXIT_FAILED, f"the run failed: {error}")
+        return stopped(error, "run")
     if last or not options.json:
         print(text)
     return 0
+
+
+def stopped(error: Exception, what: str) -> int:
+    """Says what ended the work in a run's folder, and returns the exit code for it."""
+    from pathnas.config import ConfigError
+    from pathnas.database import RecordError
+    from pathnas.folder import FolderInUse
+
+    codes = {FolderInUse: EXIT_IN_USE, RecordError: EXIT_DAMAGED, ConfigError: EXIT_USAGE}
+    for kind, code in codes.items():
+        if isinstance(error, kind):
+            return fail(code, error)
+    return fail(EXIT_FAILED, f"the {what} failed: {error}")
 
 
 def _report(path: Path) -> None:
@@ -129,11 +130,6 @@ def _report(path: Path) -> None:
             f"to try again: {again}",
             file=sys.stderr,
         )
-
-
-def _fail(code: int, why: object) -> int:
-    print(why, file=sys.stderr)
-    return code
 
 
 def _config(options: argparse.Namespace) -> Config:

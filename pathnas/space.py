@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pathnas.exits import EXIT_USAGE, fail
+
 if TYPE_CHECKING:
     from pathnas.counting import Space
     from pathnas.decisions import Limits
 
-EXIT_USAGE = 2
 SAMPLES = 1000
 SEED = 0
 
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         limits = Plan.of(config.load(options.config, options.overrides)).limits
     except (ValueError, FileNotFoundError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_USAGE
+        return fail(EXIT_USAGE, error)
     generator = torch.Generator().manual_seed(SEED)
     found = counting.measure(limits, counting.random_trees(limits, SAMPLES, generator))
     print(report(found, limits))

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pathnas.exits import EXIT_DAMAGED, EXIT_USAGE, fail
+
 if TYPE_CHECKING:
     from pathnas.facts import Facts
 
-EXIT_USAGE = 2
-EXIT_DAMAGED = 3
 
 COLOURS = {"ended": 32, "running": 36, "broken off": 33}
 
@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not folders:
         folders = sorted(path.parent for path in Path("runs").glob(f"*/{RECORD}"))
     if not folders:
-        print("there is no run below runs/; give the folder of one", file=sys.stderr)
-        return EXIT_USAGE
+        return fail(EXIT_USAGE, "there is no run below runs/; give the folder of one")
     found, code = [], 0
     for folder in folders:
         try:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathnas.executors import THREADS
+from pathnas.exits import EXIT_DAMAGED, EXIT_FAILED, EXIT_IN_USE, EXIT_USAGE
 from pathnas.interrupts import Interrupted, Interrupts
-from pathnas.run import EXIT_DAMAGED, EXIT_FAILED, EXIT_IN_USE, EXIT_USAGE
 
 if TYPE_CHECKING:
     from pathnas.data import Source

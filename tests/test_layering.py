@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = [
     {"interrupts"},
-    {"files", "agreement"},
+    {"exits", "files", "agreement"},
     {
         *("tree", "data", "yaml_reader", "executors", "probing", "tracing", "database"),
         *("drop_path", "dotted", "scheduled", "clones", "plugins", "channels", "wrappers"),

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EXIT_USAGE = 2
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
+from pathnas.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,16 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         folder.check_target(options.to, force=options.force)
     except (ValueError, OSError, ImportError) as error:
-        print(_one_line(error), file=sys.stderr)
-        return EXIT_USAGE
+        return fail(EXIT_USAGE, _one_line(error))
     try:
         parities = folder.write(request, options.to, force=options.force)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"the export failed: {_one_line(error)}", file=sys.stderr)
-        return EXIT_FAILED
+        return fail(EXIT_FAILED, f"the export failed: {_one_line(error)}")
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return fail(EXIT_INTERRUPTED, "interrupted")
     print(f"relative change of the logits from the source's on {len(request.images)} images, and")
     print("images whose largest logit is the same:")
     for found in parities:

@@ -8,9 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_DAMAGED = 3
+from pathnas.exits import EXIT_DAMAGED, EXIT_FAILED, EXIT_USAGE, fail
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.compare != (len(options.runs) > 1):
         wanted = "several folders" if options.compare else "one folder; --compare takes several"
-        print(f"expected {wanted}, got {len(options.runs)}", file=sys.stderr)
-        return EXIT_USAGE
+        return fail(EXIT_USAGE, f"expected {wanted}, got {len(options.runs)}")
     try:
         if options.compare:
             output = options.output or Path("comparison.html")
@@ -51,11 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             path = report.write(options.runs[0], options.output)
     except RecordError as error:
-        print(error, file=sys.stderr)
-        return EXIT_DAMAGED
+        return fail(EXIT_DAMAGED, error)
     except (OSError, ValueError) as error:
-        print(f"the report could not be written: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return fail(EXIT_FAILED, f"the report could not be written: {error}")
     print(json.dumps({"report": str(path)}) if options.json else path)
     return 0
 
