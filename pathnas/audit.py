@@ -147,11 +147,11 @@ def _audit(
         base = plan.base_training(
             plan.prepare(store.path / "data"), store.path / "weights" / "base.safetensors"
         )
+        ways = auditing.stages(plan, base, lengths, births)
         with jobs.phase("base"):
             [trained] = jobs.train([base], "base network")
         if trained.failure is not None:
             raise JobFailed("base network", trained.failure)
-        ways = auditing.stages(plan, base, lengths, births)
         evaluator = plan.evaluator(base)
         with jobs.phase("audit"):
             measured = auditing.measure(jobs, ways, candidates, evaluator, seeds=options.seeds)

@@ -107,6 +107,7 @@ def stages(plan: Plan, base: Training, epochs: Sequence[int], births: Sequence[s
     for birth in births:
         for length in epochs:
             words = [f"search.trial.epochs={length}", f"search.trial.birth={birth}"]
+            words.append("search.halving=null")  # it bounds the epochs, and is not what is measured
             own = replace(plan, config=config.override(plan.config, words))
             found.append(Stage(trial_name(birth, length), own.inherit(base), "trial"))
     full = replace(plan.inherit(base), recipe=plan.config.final.training)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import chain, count
 from typing import Any
 
 from torch import fx, nn
@@ -28,7 +30,7 @@ def definition(network: nn.Module) -> Any:
     names: dict[fx.Node, str] = {}
     for node in fx.Tracer().trace(network).nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        names[node] = _place(node)
+        names[node] = _unused(_place(node), names.values())
         found.node.add(
             name=names[node],
             op=type(module).__name__ if module is not None else _word(node),
@@ -44,6 +46,12 @@ def _place(node: fx.Node) -> str:
         return str(node.target).replace(".", "/")
     scope = [*node.meta.get("nn_module_stack", {})][-1:]
     return "/".join([*scope, node.name]).replace(".", "/")
+
+
+def _unused(name: str, used: Collection[str]) -> str:
+    """Returns the name, or with a number: a layer that is called again is another node."""
+    again = (f"{name}_{number}" for number in count(1))
+    return next(one for one in chain((name,), again) if one not in used)
 
 
 def _word(node: fx.Node) -> str:

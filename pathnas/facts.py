@@ -16,6 +16,7 @@ from typing import Any
 
 from pathnas import results
 from pathnas.database import Database, RecordError
+from pathnas.search import place
 from pathnas.store import OWNER, RECORD
 
 SEARCHES = ("search", "control")
@@ -82,9 +83,10 @@ class Facts:
         return [row for row in self.trials.get(search, []) if row["status"] == "ok"]
 
     def best(self, search: str = "search", count: int = 1) -> list[dict[str, Any]]:
-        """Returns the trials of highest reward, best first, ties by number."""
+        """Returns the trials that ended well, best first; see :func:`pathnas.search.place`."""
         rows = self.sound(search)
-        return sorted(rows, key=lambda row: (-row["reward"], row["number"]))[:count]
+        found = sorted(rows, key=lambda row: place(row["stopped"], row["reward"], row["number"]))
+        return found[:count]
 
     def failures(self, search: str) -> Counter[str]:
         """Returns how many trials of a search failed, by status."""
@@ -135,6 +137,8 @@ def _read(path: Path, database: Database) -> Facts:
     trainings = {}
     for row in database.rows("trainings"):
         result = json.loads(row["result"])
+        if "value" not in result:
+            continue  # of a rung of halving: no training of the run, but a part of a trial
         value = result["value"]
         accuracy = value["accuracy"] if isinstance(value, dict) else value
         trainings[row["name"]] = {"accuracy": accuracy, "seconds": result["seconds"]}

@@ -50,17 +50,23 @@ class Record:
     trials: dict[str, Trial] = field(default_factory=dict)
 
     def best(self, count: int = 1) -> list[Trial]:
-        """Returns the trials of highest reward that did not fail, best first, ties by number.
-
-        Rewards of trainings of different lengths do not compare: trials that halving stopped come
-        after those that it did not, and the earlier stopped after the later.
-        """
+        """Returns the trials that did not fail, best first; see :func:`place`."""
         sound = [trial for trial in self.trials.values() if trial.outcome.status == "ok"]
+        return sorted(sound, key=lambda t: place(t.outcome.stopped, t.reward, t.number))[:count]
 
-        def place(trial: Trial) -> tuple[float, float, int]:
-            return -(trial.outcome.stopped or math.inf), -trial.reward, trial.number
 
-        return sorted(sound, key=place)[:count]
+def place(stopped: int | None, reward: float, number: int) -> tuple[float, float, int]:
+    """Returns what sorts trials, the best first: by reward, ties by number.
+
+    Rewards of trainings of different lengths do not compare: trials that halving stopped come after
+    those that it did not, and the earlier stopped after the later.
+
+    Args:
+        stopped: epochs after which halving ended the trial; None: it did not.
+        reward: of the trial.
+        number: of the trial.
+    """
+    return -(stopped or math.inf), -reward, number
 
 
 @dataclass(frozen=True, eq=False)

@@ -209,6 +209,14 @@ def test_a_trial_too_short_for_its_distillation_is_bad_input(
     assert "epochs must be below those of the training, 1" in capsys.readouterr().err
 
 
+def test_halving_does_not_bound_the_lengths_of_an_audit(tmp_path: Path) -> None:
+    words = [f"runs={tmp_path}", "search.halving={factor: 4, rungs: 2}", "search.trial.epochs=8"]
+    plan = Plan.of(config.load(stub_run.SMOKE, words))
+    base = plan.base_training(plan.prepare(tmp_path / "data"), tmp_path / "base.safetensors")
+    found = auditing.stages(plan, base, [2, 4, 8], ["gated"])
+    assert [stage.training.recipe.epochs for stage in found[:3]] == [2, 4, 8]
+
+
 def test_other_settings_in_the_same_folder_are_refused(
     audited: Callable[..., tuple[int, list[Training]]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -184,6 +184,30 @@ class Folded(nn.Module):
         return self.left(x) + self.right(x)
 
 
+class Twice(nn.Module):
+    """Calls a layer twice, as torchvision's blocks call their activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.act(x) + x)
+
+
+def test_a_layer_that_is_called_twice_is_two_nodes(tmp_path: Path) -> None:
+    with board.Board(tmp_path) as written:
+        written.network(Twice())
+    graph = read(tmp_path, "env").Graph()
+    assert [(node.name, list(node.input)) for node in graph.node] == [
+        ("x", []),
+        ("act", ["x"]),
+        ("add", ["act", "x"]),
+        ("act_1", ["add"]),
+        ("output", ["act_1"]),
+    ]
+
+
 class Restless(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pathnas import config, evaluators, results
+from pathnas import config, evaluators, facts, results
 from pathnas.database import Database
 from pathnas.decisions import Limits
 from pathnas.evaluators import Trained, Training
@@ -109,6 +109,16 @@ def _diverges(job: Training) -> bool:
     except FloatingPointError:
         return True
     return False
+
+
+def test_readers_understand_a_halved_run(trained: list[Training], tmp_path: Path) -> None:
+    stub_run.run(tmp_path, *SEARCH)
+    found = facts.read(tmp_path / "smoke")
+    assert set(found.trainings) >= {"base", "search-1"}
+    assert not any("epochs" in name for name in found.trainings)
+    ended = ledgers(tmp_path / "smoke")["search"].trials()
+    record = Record({trial.candidate.key: trial for trial in ended})
+    assert [row["number"] for row in found.best(count=9)] == [t.number for t in record.best(9)]
 
 
 def test_a_whole_trial_is_that_without_halving(trained: list[Training], tmp_path: Path) -> None:
