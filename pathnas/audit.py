@@ -141,7 +141,6 @@ def _audit(
         folder.open_run(settings) as store,
         executors.executor(preload=(*experiment.PRELOAD, *settings.plugins), **workers) as executor,
     ):
-        experiment.check_ancestors(store)
         experiment.check_images(plan, store)
         jobs = Jobs(executor, Console(quiet=options.quiet), store)
         base = plan.base_training(

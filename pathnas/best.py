@@ -78,6 +78,7 @@ def save(
     shutil.copyfile(job.save, part / "network.safetensors")
     files.sync(part / "network.safetensors")
     about = {"validation": validation, "test": test, "ancestors": list(ancestors)}
+    about["everything"] = job.everything  # whether the validation images were trained on, too
     describe(part, job, settings=settings, about=about)
     files.install(part, folder)
 

@@ -208,13 +208,12 @@ class Board:
 
         Args:
             name: under which the controller was written.
-            trials: that succeeded; the first :data:`ENCODINGS` are shown.
+            trials: that succeeded; at most :data:`ENCODINGS`.
             encodings: of their trees, `[N, D]`.
         """
-        shown = trials[:ENCODINGS]
-        labels = [[one.candidate.key, f"{one.outcome.accuracy:.4f}"] for one in shown]
+        labels = [[one.candidate.key, f"{one.outcome.accuracy:.4f}"] for one in trials]
         self.writer(name).add_embedding(
-            encodings[:ENCODINGS], labels, metadata_header=["tree", "accuracy"], tag="trees"
+            encodings, labels, metadata_header=["tree", "accuracy"], tag="trees"
         )
 
     def network(self, network: nn.Module) -> None:

@@ -222,6 +222,10 @@ class Halving(Model):
         return tuple(epochs // self.factor**left for left in reversed(range(self.rungs)))
 
 
+DEEPEST = 8
+"""Edges on a path of a tree at most: what is observed of a tree triples with each more."""
+
+
 class Search(Model):
     """The search: its budget, its space, its trials."""
 
@@ -241,7 +245,7 @@ class Search(Model):
     """searches one after another; the best network of one is the base of the next"""
     control: bool = True
     """random search under the same budget"""
-    depth: Annotated[int, Field(ge=1, le=8)] = 3
+    depth: Annotated[int, Field(ge=1, le=DEEPEST)] = 3
     """most edges on a path of the tree; with base.grown at least one more than its tree has"""
     ops: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(to_tuple)
@@ -366,6 +370,17 @@ class Config(Model):
     """the full training of the best trees"""
     workers: Workers = Workers()
     """where the trials run"""
+
+    @field_validator("final")
+    @classmethod
+    def _between_rounds(cls, final: Final, info: ValidationInfo) -> Final:
+        search = info.data.get("search")  # absent if it is invalid
+        if final.retrain and search is not None and search.rounds > 1:
+            raise ValueError(
+                "retrain must be false with search.rounds: the best network would be trained on "
+                "the images that reward the next round's trees"
+            )
+        return final
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

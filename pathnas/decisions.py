@@ -118,6 +118,11 @@ class Limits:
             ops.get(name)
         if "identity" not in self.ops or len(set(self.ops)) < len(self.ops):
             raise ValueError(f"ops must be distinct and hold 'identity', got {self.ops}")
+        missing = {edge.op for _, edge in trees.walk(self.start)} - {BASE_OP, *self.ops}
+        if missing:
+            raise ValueError(
+                f"ops must hold those of the tree to grow from: {sorted(missing)} are missing"
+            )
         if self.depth < 1 or not self.sites:
             raise ValueError(f"expected depth >= 1 and sites, got {self.depth=}, {self.sites=}")
         if not self.allows(self.start):

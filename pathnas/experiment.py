@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 import pathnas
-from pathnas import best, controllers, executors, files, results, rounds
+from pathnas import best, controllers, executors, files, results
 from pathnas import config as configs
 from pathnas import tree as trees
 from pathnas.asynchronous import AsynchronousSearch
-from pathnas.board import Board
+from pathnas.board import ENCODINGS, Board
 from pathnas.console import Console
 from pathnas.controllers.policy import Controller
 from pathnas.database import RecordError
@@ -53,7 +53,6 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
         JobFailed: if the base network cannot be trained, or no tree of a search in full.
         SearchError: if trials fail throughout.
     """
-    check_ancestors(store)
     summary: dict[str, Any] | None = store.meta("summary")
     if summary is not None:
         return summary
@@ -100,22 +99,6 @@ def _next(folder: Path, name: str) -> str:
         f"python -m pathnas.train {place} --to {name}-trained\n"
         f"python -m pathnas.report {place}"
     )
-
-
-def check_ancestors(store: Store) -> None:
-    """Notes which networks the run's base has grown from, and refuses others in a resume.
-
-    Raises:
-        RecordError: if they are not those that the run began with.
-    """
-    found, noted = rounds.ancestors(store.config.base), store.meta("ancestors")
-    if noted is None:
-        store.note(ancestors=found)
-    elif [one["weights"] for one in noted] != [one["weights"] for one in found]:
-        raise RecordError(
-            f"{store.path} was begun with another network to grow from: that of "
-            f"{store.config.base.grown} has changed since"
-        )
 
 
 def check_images(plan: Plan, store: Store) -> None:
@@ -320,7 +303,7 @@ class Experiment:
         self.board.searched(env, learning, record)
         controller = getattr(learner, "controller", None)
         if isinstance(controller, Controller):
-            sound = record.best(len(record.trials))
+            sound = record.best(ENCODINGS)
             encodings = controller.encode([one.candidate.tree for one in sound], self.plan.limits)
             self.board.encodings(learning, sound, encodings)
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 import pathnas
 from pathnas import config as configs
-from pathnas import files
+from pathnas import files, rounds
 from pathnas.config import Config, ConfigError
 from pathnas.database import Database, RecordError
 from pathnas.dotted import flattened
@@ -153,7 +153,9 @@ def _begin(path: Path, lock: FileLock, config: Config) -> Store:
         (path / name).unlink(missing_ok=True)
     with closing(Database(part, create=True)) as database:
         Store(path, database, lock, config).note(
-            config=config.model_dump(), environment=environment()
+            config=config.model_dump(),
+            environment=environment(),
+            ancestors=rounds.ancestors(config.base),
         )
     files.install(part, path / RECORD)
     for name in ("data", "weights"):
@@ -203,6 +205,7 @@ def _continue(path: Path, lock: FileLock, config: Config) -> Store:
         store.resumed = True
         old = _recorded_config(database)
         changed = _changes(path, old, config)
+        _check_ancestors(store, config)
         for name in ("data", "weights"):
             (path / name).mkdir(exist_ok=True)
         with database.understanding("the environment"):
@@ -221,6 +224,16 @@ def _continue(path: Path, lock: FileLock, config: Config) -> Store:
     except BaseException:
         database.close()
         raise
+
+
+def _check_ancestors(store: Store, config: Config) -> None:
+    """Refuses a base network that has grown from others than those that the run began with."""
+    found, noted = rounds.ancestors(config.base), store.meta("ancestors") or []
+    if [one["weights"] for one in noted] != [one["weights"] for one in found]:
+        raise RecordError(
+            f"{store.path} was begun with another network to grow from: that of "
+            f"{config.base.grown} has changed since"
+        )
 
 
 def _recorded_config(database: Database) -> Config:

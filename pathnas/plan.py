@@ -11,7 +11,7 @@ import torch
 
 from pathnas import data, datasets, evaluators, networks, rounds, weight_files
 from pathnas import tree as trees
-from pathnas.config import Config, Recipe
+from pathnas.config import DEEPEST, Config, Recipe
 from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
@@ -60,6 +60,11 @@ class Plan:
             _check_optimizer(config, weights)
             with torch.random.fork_rng(devices=[]):
                 weight_files.load_weights(networks.build(tree=start, **network), weights)
+        if trees.depth(start) >= DEEPEST:
+            raise ValueError(
+                f"base.grown: its tree is {trees.depth(start)} edges deep, and none may be deeper "
+                f"than {DEEPEST}"
+            )
         sketch = networks.sketch(tree=start, **network)
         networks.check(sketch, splits.image_shape, splits.classes)
         base_macs = networks.macs(sketch, splits.image_shape)

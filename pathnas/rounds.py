@@ -48,18 +48,36 @@ def start(base: Base) -> Node:
 
     Raises:
         FileNotFoundError: if `base.grown` is no network's folder.
-        ValueError: if its tree is damaged.
+        ValueError: if what it says of the network is damaged, or the network has been trained on
+            the validation images, by which trees are rewarded.
     """
     if base.grown is None:
         return BASE_TREE
     path = Path(base.grown) / "tree.json"
     try:
         tree = trees.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileNotFoundError(f"base.grown: expected the folder of a network: {error}") from error
     except ValueError as error:
         raise ValueError(f"base.grown: {path}: expected a tree: {error}") from error
     if tree != trees.canonical(tree):
         raise ValueError(f"base.grown: {path}: expected a tree in canonical form, got {tree}")
+    if _about(base.grown).get("everything"):
+        raise ValueError(
+            f"base.grown: the network of {base.grown} was trained on the validation images too "
+            f"(final.retrain), by which trees are rewarded"
+        )
     return tree
+
+
+def _about(folder: str) -> dict[str, Any]:
+    path = Path(folder) / "about.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise FileNotFoundError(f"base.grown: expected the folder of a network: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"base.grown: {path} is damaged: {error!r}") from error
 
 
 def weights(base: Base) -> Path | None:
@@ -83,12 +101,11 @@ def ancestors(base: Base) -> list[dict[str, Any]]:
     file = weights(base)
     if base.grown is None or file is None:
         return []
-    path = Path(base.grown) / "about.json"
+    about = _about(base.grown)
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
         before = [dict(one) for one in about.get("ancestors", [])]
         scores = {name: float(about[name]) for name in ("validation", "test")}
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"base.grown: {path} is damaged: {error!r}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"base.grown: about.json is damaged: {error!r}") from error
     own = {"folder": base.grown, "tree": str(start(base)), "weights": files.digest(file), **scores}
     return [*before, own]

@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         limits = Plan.of(config.load(options.config, options.overrides)).limits
+        generator = torch.Generator().manual_seed(SEED)
+        found = counting.measure(limits, counting.random_trees(limits, SAMPLES, generator))
     except (ValueError, FileNotFoundError, ImportError) as error:
         return fail(EXIT_USAGE, error)
-    generator = torch.Generator().manual_seed(SEED)
-    found = counting.measure(limits, counting.random_trees(limits, SAMPLES, generator))
     print(report(found, limits))
     return 0
 

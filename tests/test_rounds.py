@@ -325,6 +325,7 @@ def done(folder: Path) -> int:
     ("words", "error"),
     [
         (("base.grown=nowhere",), "nowhere/tree.json"),
+        ((f"base.grown={__file__}",), "expected the folder of a network"),
         (
             ("base.grown=nowhere", "base.weights=x"),
             "must be absent beside base.weights",
@@ -349,10 +350,43 @@ def test_a_tree_out_of_order_or_damaged_is_bad_input(
         assert error in capsys.readouterr().err
 
 
+def test_a_tree_with_an_operation_that_is_not_searched_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = trees.from_dict({"edges": [{"op": "base", "child": {"edges": [{"op": "conv1x1"}]}}]})
+    with pytest.raises(ValueError, match=r"ops must hold those of the tree.*conv1x1"):
+        Limits(ops=("identity", "max_pool3x3"), start=tree)
+
+
+def test_a_network_that_has_learned_the_validation_images_is_no_base(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole / "smoke" / "best", tmp_path / "best")
+    about = json.loads((tmp_path / "best" / "about.json").read_text())
+    assert about["everything"] is False
+    (tmp_path / "best" / "about.json").write_text(json.dumps({**about, "everything": True}))
+    words = [*WORDS, f"runs={tmp_path}", f"base.grown={tmp_path / 'best'}"]
+    assert run.main(words) == 2
+    assert "was trained on the validation images too" in capsys.readouterr().err
+
+
+def test_another_base_is_refused_and_the_record_is_left_as_it_was(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole, tmp_path / "runs")
+    second = tmp_path / "runs" / "smoke-round2"
+    other = tmp_path / "runs" / "smoke-round2" / "best"
+    before = facts.read(second).config
+    assert run.main(["--resume", str(second), f"base.grown={other}", "--quiet"]) == 3
+    assert "was begun with another network" in capsys.readouterr().err
+    assert facts.read(second).config == before
+
+
 def test_settings_that_rounds_cannot_have(capsys: pytest.CaptureFixture[str]) -> None:
     for word, error in (
         ("search.trial.inherit_optimizer=true", "between rounds only weights go on"),
         (f"name={'a' * 60}", "at most 64"),
+        ("final.retrain=true", "would be trained on the images that reward the next round"),
     ):
         assert run.main([*WORDS, word]) == 2
         assert error in capsys.readouterr().err
