@@ -15,8 +15,8 @@ from pathnas.controllers.rollout import rollout
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Training, seed_of
 from pathnas.executors import Failure
-from pathnas.jobs import Jobs
-from pathnas.outcomes import Candidate, Trained
+from pathnas.jobs import Jobs, trained_of
+from pathnas.outcomes import Candidate
 from pathnas.plan import Plan
 
 INHERITED = "full, inherited"
@@ -94,6 +94,9 @@ def random_candidates(limits: Limits, count: int, seed: int) -> list[Candidate]:
 def stages(plan: Plan, base: Training, epochs: Sequence[int], births: Sequence[str]) -> list[Stage]:
     """Returns the trials of each birth and length, and the two full trainings.
 
+    From scratch, a network of one's own (`base.model`) begins with the weights that its function
+    gives it.
+
     Args:
         plan: of the experiment.
         base: the training of the base network.
@@ -166,7 +169,7 @@ def measure(
         )
     places = [place for place, one in enumerate(candidates) if one.key not in failed]
     trained = {
-        name: [[_trained(results[row[place]].value) for row in rows] for place in places]
+        name: [[trained_of(results[row[place]].value) for row in rows] for place in places]
         for name, rows in of.items()
     }
     return Measured(
@@ -181,10 +184,6 @@ def measure(
 
 def _why(name: str, failure: Failure) -> str:
     return f"{name}: {failure.status}: {failure.reason}"
-
-
-def _trained(value: object) -> Trained:
-    return Trained(**value) if isinstance(value, dict) else value  # type: ignore[return-value]
 
 
 def _mean(values: Iterable[float]) -> float:

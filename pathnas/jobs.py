@@ -138,7 +138,7 @@ class Jobs:
         for name, result in self.all(evaluators.train, named, title).items():
             job, value = named[name], result.value
             with self.store.database.understanding(f"the training {name}"):
-                trained = Trained(**value) if isinstance(value, dict) else value
+                trained = trained_of(value)
             macs = networks.macs(evaluators.sketch(job), job.setting.image_shape)
             finished.append(Finished(job, macs, trained, result.failure))
             if trained is not None:
@@ -146,6 +146,11 @@ class Jobs:
             elif result.failure is not None:
                 self.console.line(f"{title}: {job.tree}: {result.failure.reason}")
         return finished
+
+
+def trained_of(value: Any) -> Any:
+    """Returns what a training brought from its result, which is recorded as a dictionary."""
+    return Trained(**value) if isinstance(value, dict) else value
 
 
 def _plain(value: Any) -> Any:

@@ -29,6 +29,7 @@ from pathnas import (
     report,
     results,
     run,
+    space,
     status,
     store,
 )
@@ -337,6 +338,14 @@ def test_a_base_that_cannot_be_grown_further_is_bad_input(
 ) -> None:
     assert run.main([*WORDS, f"runs={tmp_path}", *words]) == 2
     assert error in capsys.readouterr().err
+
+
+def test_a_space_is_counted_from_the_base_tree_alone(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(stub_run.SMOKE), f"base.grown={whole / 'smoke' / 'best'}"]
+    assert space.main(words) == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_tree_out_of_order_or_damaged_is_bad_input(
