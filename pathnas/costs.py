@@ -23,8 +23,10 @@ def edges(tree: Node, sites: Sequence[Site]) -> dict[Path, Cost]:
     """
     found: dict[Path, Cost] = {}
     if tree.merge == "stages":
-        each = zip(trees.stages(tree), by_stage(sites), strict=True)
-        for number, (one, places) in enumerate(each):
+        stages = by_stage(sites)
+        if len(stages) != len(tree.edges):
+            raise ValueError(f"expected a tree for each of {len(stages)} stages, got {tree}")
+        for number, (one, places) in enumerate(zip(trees.stages(tree), stages, strict=True)):
             found[number,] = Cost(0, 0)
             found |= {(number, *path): cost for path, cost in edges(one, places).items()}
         return found
