@@ -267,6 +267,8 @@ BAD_OVERRIDES = [
      "base.network.learned_groups: must divide bottleneck x growth, got 5 for 32"),
     ("base.training=null",
      "base.training: missing (a mapping, unless base.weights names a file)"),
+    ("search={trial: {epochs: 0}, reward: {metric: fit}}",
+     "search.reward: metric fit needs trials of at least one epoch, got 0"),
     ("search.trials", "expected key=value with dotted keys, as search.trials=20"),
     ("search..trials=3", "expected key=value with dotted keys, as search.trials=20"),
     ("search.trials=", "no value after '='; write null or '' if that is meant"),
