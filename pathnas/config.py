@@ -45,7 +45,7 @@ from pathnas.config_types import (
 )
 from pathnas.yaml_reader import dotted, hint, shorten, shown
 
-DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
+DATASETS = ("digits", "mnist", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
 """The names that `Data.name` knows, beside ``package.module:function``."""
 
 

@@ -162,7 +162,7 @@ BAD = [
     ("name: digits", "name: digit", "3: data.name: unknown dataset 'digit'; did you mean "
      "'digits'?"),
     ("name: digits", "name: a b:c", "3: data.name: unknown dataset 'a b:c'; "
-     "package.module:function or one of: digits, photos, cifar10, cifar100, imagefolder, "
+     "package.module:function or one of: digits, mnist, photos, cifar10, cifar100, imagefolder, "
      "synthetic"),
     ("name: digits", "name: digits\n  options: {a: [1]}", "4: data.options.a: expected a string, "
      "a number or true or false, got a list"),
