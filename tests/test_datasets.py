@@ -100,7 +100,7 @@ def test_more_images_than_there_are_is_an_error_with_numbers(sizes: dict[str, in
     ("name", "options", "message"),
     [
         ("digit", {}, r"did you mean 'digits'\?"),
-        ("mars", {}, "expected one of digits, mnist, synthetic, photos"),
+        ("mars", {}, "expected one of digits, synthetic, mnist, photos"),
         ("synthetic", {"clases": 3}, r"'clases'.*did you mean 'classes'\?"),
         ("digits", {"size": 3}, "'size'"),
         ("synthetic", {"classes": 1}, r"'classes' must be a whole number in 2..100: got 1"),
