@@ -213,7 +213,7 @@ class Controller(Model):
 
 
 class Halving(Model):
-    """Successive halving within a batch: short trainings decide who is trained longer."""
+    """Successive halving, within a batch or asynchronous: short trainings decide who goes on."""
 
     factor: Annotated[int, Field(ge=2, le=16)] = 3
     """one in so many candidates goes on, to so many times the epochs"""
@@ -264,7 +264,7 @@ class Search(Model):
     trial: TrialRecipe = TrialRecipe()
     """how a candidate is trained"""
     halving: Annotated[Halving | None, Field(validate_default=True)] = None
-    """successive halving within a batch; null: every candidate has a whole trial"""
+    """successive halving, within a batch or asynchronous; null: all have whole trials"""
     reward: Annotated[Reward, Field(validate_default=True)] = Reward()
     """the reward of an outcome"""
     controller: Controller = Controller()
@@ -282,11 +282,6 @@ class Search(Model):
     def _possible(cls, halving: Halving | None, info: ValidationInfo) -> Halving | None:
         if halving is None:
             return None
-        if info.data.get("asynchronous"):
-            raise ValueError(
-                "ranks whole batches, which an asynchronous search does not have: "
-                "search.asynchronous must be false"
-            )
         trial = info.data.get("trial")  # absent if it is invalid
         if trial is None:
             return halving
