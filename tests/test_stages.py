@@ -268,8 +268,8 @@ def test_it_learns_that_stages_want_unlike_trees() -> None:
         counts = [len(list(trees.walk(one))) for one in trees.stages(episode.tree)]
         return (counts[0] - counts[1]) / 10
 
-    means, chance = learned("reinforce", wanted, 25, learning_rate=1e-2)
-    assert np.mean(means[-3:]) > chance + 0.2
+    means, chance = learned("reinforce", wanted, 50, learning_rate=2e-2)
+    assert np.mean(means[-3:]) > chance + 0.5
 
 
 # Networks
