@@ -7,13 +7,14 @@ gradients), and called again on the stored observations in the update.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from pathnas.controllers.tree_lstm import Memory, TreeLSTM, linear
+from pathnas.controllers.frozen import FrozenPolicy
+from pathnas.controllers.tree_lstm import TreeLSTM, linear
 from pathnas.decisions import KINDS, MERGES, Actions, Limits, State
 from pathnas.envs.observation import BASE, QUESTIONS, encode_all
 from pathnas.tree import Node
@@ -56,11 +57,20 @@ def masked(logits: Tensor, allowed: Tensor) -> MaskedCategorical:
     Raises:
         ValueError: if a row allows nothing.
     """
+    require_some(allowed)
+    return MaskedCategorical(logits=logits.masked_fill(~allowed, -torch.inf), validate_args=False)
+
+
+def require_some(allowed: Tensor) -> None:
+    """Checks that every row of `[B, A]` allows an action.
+
+    Raises:
+        ValueError: if a row allows nothing.
+    """
     some = allowed.any(dim=1)
     if not bool(some.all()):
         rows = (~some).nonzero().flatten().tolist()
         raise ValueError(f"the mask must allow at least one action, got none in rows {rows}")
-    return MaskedCategorical(logits=logits.masked_fill(~allowed, -torch.inf), validate_args=False)
 
 
 def allowed_actions(observations: Observations, actions: Actions) -> Tensor:
@@ -128,30 +138,27 @@ class Controller(nn.Module):
         It takes no gradients, and remembers what it has read: the subtrees of one call are not
         read again in the next.
         """
-        memory = self.tree_lstm.memory()
+        frozen = FrozenPolicy(self.tree_lstm, self.heads, self.actions)
 
-        @torch.inference_mode()
-        def policy(observations: Observations) -> MaskedCategorical:
-            return cast(MaskedCategorical, self(observations, memory))
+        def policy(observations: Observations) -> Categorical:
+            probabilities = frozen(observations, self._allowed(observations).numpy())
+            return Categorical(probs=torch.from_numpy(probabilities), validate_args=False)
 
         return policy
 
-    def forward(
-        self, observations: Observations, memory: Memory | None = None
-    ) -> MaskedCategorical:
+    def forward(self, observations: Observations) -> MaskedCategorical:
         """Returns the distribution over the flat table of actions, `[B, A]`.
 
         Args:
             observations: the batch.
-            memory: of earlier calls with the same weights; see :meth:`frozen`.
 
         Raises:
             ValueError: if a row's mask allows no answer to its question, the mask is not as wide
                 as the table of actions, or a node has more branches than any merge makes.
         """
         question = torch.from_numpy(observations["question"])
-        allowed = allowed_actions(observations, self.actions) & self.answers[question]
-        features = self.tree_lstm(observations, memory)
+        allowed = self._allowed(observations)
+        features = self.tree_lstm(observations)
         logits = features.new_zeros(allowed.shape)
         for kind in KINDS:
             rows = (question == QUESTIONS.index(kind)).nonzero().flatten()
@@ -165,6 +172,13 @@ class Controller(nn.Module):
             margins = answers.start, len(self.actions) - answers.stop
             logits = logits.index_copy(0, rows, nn.functional.pad(scores, margins))
         return masked(logits, allowed)
+
+    def _allowed(self, observations: Observations) -> Tensor:
+        """Returns what answers the question and is allowed, `[B, A]`; something in every row."""
+        answers = self.answers[torch.from_numpy(observations["question"])]
+        allowed = allowed_actions(observations, self.actions) & answers
+        require_some(allowed)
+        return allowed
 
     @torch.inference_mode()
     def encode(self, trees: Sequence[Node], limits: Limits) -> Tensor:
