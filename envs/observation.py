@@ -89,8 +89,12 @@ def encode(state: State, limits: Limits) -> Observation:
     """
     arrays = np.zeros((4, 1 + limits.max_edges), dtype=np.int64)
     question, focus = _fill(arrays, state, _codes(limits.ops, limits.actions.stages))
+    op, node, parent, position = arrays
     return {
-        **dict(zip(_ROWS, arrays, strict=True)),
+        "op": op,
+        "node": node,
+        "parent": parent,
+        "position": position,
         "question": np.int64(question),
         "focus": np.int64(focus),
         "action_mask": action_mask(state, limits),

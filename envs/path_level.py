@@ -186,20 +186,20 @@ operation of the edge |
             InvalidAction: if the action is outside of the action space.
             ResetNeeded: before the first reset, and when the episode has ended.
         """
-        if self.state.done:
+        state = self.state
+        if state.done:
             raise ResetNeeded("the episode has ended: expected reset() before another step()")
         if not self.action_space.contains(action):
             raise InvalidAction(f"expected an action in {self.action_space}, got {action!r}")
         reward, info = 0.0, {"invalid_action": False}
-        if not decisions.mask(self.state, self.limits)[int(action)]:
+        if not decisions.mask(state, self.limits)[int(action)]:
             reward, info = self.invalid_penalty, {"invalid_action": True}
         else:
-            self._state = decisions.step(self.state, int(action), self.limits)
-            if self._state.done:
+            self._state = state = decisions.step(state, int(action), self.limits)
+            if state.done:
                 reward, outcome = self._evaluate()
                 info |= outcome
-        seen = observation.encode(self.state, self.limits)
-        return seen, reward, self.state.done, False, info
+        return observation.encode(state, self.limits), reward, state.done, False, info
 
     def _evaluate(self) -> tuple[float, dict[str, Any]]:
         candidate = Candidate(self.state.tree)

@@ -69,11 +69,9 @@ class Node:
             _check_stages(self.edges)
         elif kind == ("add", "split"):
             raise ValueError("a node that adds its branches replicates its input, got 'split'")
-        # Trees are looked up at every decision, so the hash is computed once, from the children's.
-        object.__setattr__(self, "_hash", hash((self.edges, *kind)))
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined]
+        return _hash_once(self, self.edges, self.merge, self.allocation)
 
     def __reduce__(self) -> tuple[type[Node], tuple[Any, ...]]:
         # The hash of a string differs between processes, so it must not travel with a pickle.
@@ -102,17 +100,23 @@ class Edge:
     op: str
     child: Node = Node()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.op, self.child)))
-
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined]
+        return _hash_once(self, self.op, self.child)
 
     def __reduce__(self) -> tuple[type[Edge], tuple[Any, ...]]:
         return Edge, (self.op, self.child)
 
     def __str__(self) -> str:
         return self.op if self.child.is_leaf else f"{self.op} > {self.child}"
+
+
+def _hash_once(value: Node | Edge, *parts: object) -> int:
+    """Returns a hash that is kept: trees are looked up again and again, many are never."""
+    known: int | None = value.__dict__.get("_hash")
+    if known is None:
+        known = hash(parts)
+        object.__setattr__(value, "_hash", known)
+    return known
 
 
 BASE_OP = "base"
