@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathnas.config import Config
 
 KINDS = ("reinforce", "ppo", "evolution", "random")
+TESTED = {"test": "best", "base": "base_longer", "wider": "wider_base"}
+"""Names of figures, and of the networks of a run whose test accuracies they are."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -158,7 +160,11 @@ def in_run(settings: Config, name: str, seed: int) -> Curve:
     return Curve(
         [row["reward"] for row in rows],
         [ended[row["update"]] for row in rows],
-        summary["networks"]["best"].get("test"),
+        {
+            title: summary["networks"][name]["test"]
+            for title, name in TESTED.items()
+            if "test" in summary["networks"].get(name, {})
+        },
     )
 
 

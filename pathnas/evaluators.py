@@ -8,6 +8,7 @@ and where, gives the same bits.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -231,12 +232,15 @@ def train(job: Training) -> Trained:
         job, network, training_batches(job), lambda epoch: curve.append(epoch.loss)
     )
     validation = setting.evaluation_batches(setting.source("validation"))
-    accuracy = training.accuracy(network, validation)
+    accuracy, loss = training.evaluate(network, validation)
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss on the validation images became {loss}")
     if job.save is not None:
         _calibrate(network, setting.source("train"), setting)
         save_weights(network, job.save, optimizer)
     parameters = networks.parameters(network)
-    return Trained(accuracy, parameters, seen, time.perf_counter() - start, tuple(curve))
+    seconds = time.perf_counter() - start
+    return Trained(accuracy, parameters, seen, seconds, tuple(curve), loss)
 
 
 def training_batches(job: Training) -> data.Batches:
@@ -429,4 +433,5 @@ class InheritAndTrain:
             images=trained.images,
             seed=seed,
             curve=trained.curve,
+            loss=trained.loss,
         )

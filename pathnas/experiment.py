@@ -260,14 +260,14 @@ class Experiment:
         }
         begin = (learner, self.plan.limits)
         try:
+            halving, epochs = self.config.search.halving, self.config.search.trial.epochs
+            lengths = halving.lengths(epochs) if halving else ()
+            runner = Rungs(trials, lengths, halving.factor) if halving else trials
             if self.config.search.asynchronous:
                 found = AsynchronousSearch(*begin, trials.reward, progress, **common)
-                yield from found.run(trials.stream)
+                yield from found.run(runner.stream)
             else:
-                halving, epochs = self.config.search.halving, self.config.search.trial.epochs
-                rungs = halving and Rungs(trials, halving.lengths(epochs), halving.factor)
-                batch = rungs.batch if rungs else trials.batch
-                yield from search(*begin, batch, trials.reward, progress, **common)
+                yield from search(*begin, runner.batch, trials.reward, progress, **common)
         except SearchError:
             trials.ledger.forget(progress.waiting)
             raise

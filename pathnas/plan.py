@@ -166,6 +166,7 @@ class Plan:
             settings.cost_weight,
             settings.cost_target * self.base_macs,
             settings.failure,
+            settings.metric,
         )
 
 

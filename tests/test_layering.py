@@ -42,7 +42,7 @@ FLOORS = [
     {"store"},
     {"best", "folder", "jobs", "results", "trials"},
     {"finals", "train_folder", "auditing", "rungs", "facts"},
-    {"experiment", "train_job", "report"},
+    {"experiment", "train_job", "report", "verdict"},
     {"run", "export", "trainer", "draw"},
     {"full_training", "resume", "status", "doctor"},
     {"train", "compare", "space", "audit"},
