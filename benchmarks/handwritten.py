@@ -207,5 +207,10 @@ def copy_weights(ours: nn.Module, theirs: nn.Module) -> None:
     """
     for kinds in ((nn.Conv2d, nn.Linear), (nn.BatchNorm2d,)):
         from_, to = ([m for m in n.modules() if isinstance(m, kinds)] for n in (ours, theirs))
+        shapes = [
+            [tuple(t.shape) for m in side for t in m.state_dict().values()] for side in (from_, to)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"expected layers of {shapes[0]}, got {shapes[1]}")
         for one, other in zip(from_, to, strict=True):
             other.load_state_dict(one.state_dict())

@@ -25,10 +25,10 @@ class Row:
         what: was measured.
         unit: of both figures.
         ours: median.
-        against: the reference, in words; empty: there is none, and `ratio` is not there either.
+        against: the reference, in words; empty: there is none.
         reference: median of the reference.
-        ratio: median over the pairs, in the sense of the aim.
-        aim: of the ratio, or of `ours` if there is no reference; None: it stands for itself.
+        ratio: median over the pairs, of the two in the order that the aim speaks of.
+        aim: of the ratio, or of `ours` if there is no ratio; None: it stands for itself.
         most: whether the aim is the most that it may be, rather than the least.
         floor: what the operations alone would take at the measured rate of matrix products, in
             the same unit; None: it says nothing here.
