@@ -1,7 +1,7 @@
 """What the record of a run says at one moment, for whoever wants to look at it.
 
 A reader: the record is opened read-only and read in one transaction, so that the writer of a live
-run is neither blocked nor seen halfway through a change.
+run is neither blocked nor seen halfway through a change, and nothing is left beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pathnas import results
-from pathnas.database import Database, RecordError
+from pathnas.database import Database, RecordError, look
 from pathnas.search import place
 from pathnas.store import OWNER, RECORD
 
@@ -110,14 +110,12 @@ def read(run: str | Path) -> Facts:
         OSError: if it cannot be read.
     """
     path = Path(run)
-    database = Database(path / RECORD, readonly=True)
-    try:
-        with database.reading():
-            database.connection.execute("BEGIN")  # all reads below see one moment
+
+    def reader(database: Database) -> Facts:
         with database.understanding("the run"):
             return _read(path, database)
-    finally:
-        database.close()
+
+    return look(path / RECORD, reader)
 
 
 def _read(path: Path, database: Database) -> Facts:
