@@ -39,7 +39,8 @@ class Facts:
         curves: mean training losses of the trials' epochs, by search and number, where known.
         updates: by search, in order, each with `number`, `episodes`, `rewards`, `metrics`,
             `time` and `seconds`.
-        trainings: accuracies and seconds of the full trainings done, by name.
+        trainings: of the full trainings done, by name: `accuracy`, `seconds` and `curve`, the mean
+            training losses of the epochs, empty where they are not known.
         events: what happened to the run, each with `time` (POSIX seconds), `kind` and `text`.
         errors: each with `time`, `job`, `status`, `reason` and `traceback`.
         seconds: by phase, at the last commit; ``"run"`` is all of them.
@@ -138,8 +139,12 @@ def _read(path: Path, database: Database) -> Facts:
         if "value" not in result:
             continue  # of a rung of halving: no training of the run, but a part of a trial
         value = result["value"]
-        accuracy = value["accuracy"] if isinstance(value, dict) else value
-        trainings[row["name"]] = {"accuracy": accuracy, "seconds": result["seconds"]}
+        known = value if isinstance(value, dict) else {"accuracy": value}  # a number: of a test
+        trainings[row["name"]] = {
+            "accuracy": known["accuracy"],
+            "seconds": result["seconds"],
+            "curve": tuple(float(loss) for loss in known.get("curve", ())),
+        }
     return Facts(
         path=path,
         config=meta["config"],

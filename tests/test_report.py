@@ -157,7 +157,7 @@ def test_each_trial_has_its_curve(copy: Path) -> None:
     sound = [row for name in facts.SEARCHES for row in found.sound(name)]
     assert sound and len(found.curves) == len(sound)
     page = report.write(copy).read_text()
-    assert page.count('<svg class="spark"') == len(sound)
+    assert page.count('<svg class="spark"') == len(sound) + len(views.trainings(found))
     for first, last in found.curves.values():
         assert f"<title>{first:.4g} in epoch 1, {last:.4g} in epoch 2</title>" in page
         assert f'data-value="{last}"' in page
@@ -165,6 +165,18 @@ def test_each_trial_has_its_curve(copy: Path) -> None:
     page = pages.run_page(found)
     assert '<svg class="spark"' not in page
     read(page)
+
+
+def test_each_full_training_has_its_curve(copy: Path) -> None:
+    found = facts.read(copy)
+    rows = views.trainings(found)
+    names = {row["name"] for row in rows}
+    assert {"base network", "search, tree 1", "random search, tree 1"} <= names
+    assert not any("test of" in name for name in names)
+    assert all(row["loss"] is not None and "<svg" in row["curve"] for row in rows)
+    assert pages.run_page(found).count('class="spark"') >= len(rows)
+    found.trainings["base"]["curve"] = ()  # of a record from before there were curves
+    assert views.trainings(found)[0]["loss"] is None
 
 
 def test_a_curve_is_small_however_long_it_is(copy: Path) -> None:

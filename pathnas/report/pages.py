@@ -44,6 +44,7 @@ def run_page(facts: Facts) -> str:
         preferences=views.preferences(facts),
         learning=views.learning(facts),
         times=views.times(facts),
+        trainings=views.trainings(facts),
         rows=rows,
         left_out=left_out,
         failures={name: facts.failures(name) for name in facts.trials if facts.failures(name)},

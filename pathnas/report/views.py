@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -275,9 +276,40 @@ def table(facts: Facts, family: Family) -> tuple[list[dict[str, Any]], int]:
     return shown, len(rows) - len(shown)
 
 
+def trainings(facts: Facts) -> list[dict[str, Any]]:
+    """Returns the full trainings done, in order; each as a trial's row of :func:`table` has it."""
+    return [
+        {"name": _training(name), **one, **_drawn(one["curve"])}
+        for name, one in facts.trainings.items()
+        if not name.startswith("test of ")
+    ]
+
+
+def _training(name: str) -> str:
+    """Writes the name under which a training is recorded for a person.
+
+    >>> _training("control-2"), _training("wider_base-1-first")
+    ('random search, tree 2', 'wider base, run 1, first part')
+    """
+    known = re.fullmatch(r"([a-z_]+)(?:-([0-9]+))?(?:-(first|everything))?", name)
+    if known is None:
+        return name
+    kind, number, part = known.groups()
+    label = {"base_longer": "base, trained longer", "wider_base": "wider base"}.get(kind)
+    said = [label or LABELS.get(kind, kind)]
+    if number is not None:
+        said.append(f"{'tree' if kind in ('search', 'control') else 'run'} {number}")
+    if part is not None:
+        said.append("first part" if part == "first" else "again, on validation images too")
+    return ", ".join(said)
+
+
 def _curve(facts: Facts, row: dict[str, Any]) -> dict[str, Any]:
-    losses = facts.curves.get((row["search"], row["number"]))
-    if losses is None:
+    return _drawn(facts.curves.get((row["search"], row["number"]), ()))
+
+
+def _drawn(losses: Sequence[float]) -> dict[str, Any]:
+    if not losses:
         return {"loss": None, "curve": ""}
     return {"loss": losses[-1], "curve": charts.spark(losses, _thinned(losses))}
 
