@@ -162,6 +162,7 @@ def test_each_trial_has_its_curve(copy: Path) -> None:
         assert f"<title>{first:.4g} in epoch 1, {last:.4g} in epoch 2</title>" in page
         assert f'data-value="{last}"' in page
     found.curves.clear()
+    found.trainings.clear()
     page = pages.run_page(found)
     assert '<svg class="spark"' not in page
     read(page)
