@@ -7,6 +7,7 @@ branches follows from the tree and the cell's spec alone (:func:`edge_ranges`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -111,6 +112,17 @@ class Site(NamedTuple):
 
     spec: CellSpec
     positions: int
+
+
+def by_stage(sites: Sequence[Site]) -> list[tuple[Site, ...]]:
+    """Returns the sites of each stage of a network: cells with equally many output positions.
+
+    The stages are in the order of their first sites.
+    """
+    found: dict[int, list[Site]] = {}
+    for site in sites:
+        found.setdefault(site.positions, []).append(site)
+    return list(map(tuple, found.values()))
 
 
 def cost(tree: Node, spec: CellSpec) -> Cost:

@@ -250,6 +250,8 @@ class Search(Model):
     """random search under the same budget"""
     depth: Annotated[int, Field(ge=1, le=DEEPEST)] = 3
     """most edges on a path of the tree; with base.grown at least one more than its tree has"""
+    stages: bool = False
+    """each stage of the network, cells whose outputs are of one size, has a tree of its own"""
     ops: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(to_tuple)
     ] = (

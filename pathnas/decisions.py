@@ -11,13 +11,16 @@ first one gives the next state. The search drives it directly, ``PathLevelEnv`` 
 
 First branch first, depth first. The copies of the base convolution keep their op. The last branch
 of the root must insert if no other did; what is inserted may still be nothing but identities.
+
+Where each stage of the network has a tree of its own, the stages are decided one after another, the
+first one first, each by these rules; paths begin with the number of the stage.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -56,10 +59,15 @@ class Actions:
     """The flat table of actions, the same for every question.
 
     ``keep``, the entries of :data:`MERGES`, ``stop``, ``insert``, then the operations.
+
+    Args:
+        searched: the operations.
+        stages: how many trees are decided; controllers must tell so many apart.
     """
 
-    def __init__(self, searched: tuple[str, ...] = SEARCHED_OPS) -> None:
+    def __init__(self, searched: tuple[str, ...] = SEARCHED_OPS, stages: int = 1) -> None:
         self.ops = searched
+        self.stages = stages
         merges = tuple(f"{merge}{n}" for merge, n in MERGES)
         self.names: tuple[str, ...] = ("keep", *merges, "stop", "insert", *searched)
         first_op = len(merges) + 3
@@ -99,11 +107,14 @@ class Limits:
         sites: the cells that will all hold the tree.
         macs: the most multiply-adds that all cells together may cost for one image; None: any.
         parameters: the most parameters of all cells together; None: any.
-        start: the canonical tree that episodes begin with; all candidates grow from it.
+        start: the canonical tree that episodes begin with; all candidates grow from it. One of
+            :func:`pathnas.tree.staged` gives each stage of the network a tree of its own: to all
+            sites of as many output positions, the stages in the order of their first sites.
 
     Raises:
         ValueError: if the ops lack ``identity`` or are unknown, the tree at the start exceeds
-            `macs` or `parameters`, or the depth leaves nothing to grow there.
+            `macs` or `parameters`, the depth leaves nothing to grow there, or there are not so
+            many stages.
     """
 
     depth: int = 3
@@ -118,13 +129,20 @@ class Limits:
             ops.get(name)
         if "identity" not in self.ops or len(set(self.ops)) < len(self.ops):
             raise ValueError(f"ops must be distinct and hold 'identity', got {self.ops}")
-        missing = {edge.op for _, edge in trees.walk(self.start)} - {BASE_OP, *self.ops}
+        starts = trees.stages(self.start)
+        missing = {edge.op for one in starts for _, edge in trees.walk(one)}
+        missing -= {BASE_OP, *self.ops}
         if missing:
             raise ValueError(
                 f"ops must hold those of the tree to grow from: {sorted(missing)} are missing"
             )
         if self.depth < 1 or not self.sites:
             raise ValueError(f"expected depth >= 1 and sites, got {self.depth=}, {self.sites=}")
+        if len(starts) not in (1, len(cell.by_stage(self.sites))):
+            raise ValueError(
+                f"start: expected a tree for each of {len(cell.by_stage(self.sites))} stages, got "
+                f"{self.start}"
+            )
         if not self.allows(self.start):
             raise ValueError(
                 f"macs must be at least the base tree's {self.cost(self.start):,}, got "
@@ -142,7 +160,15 @@ class Limits:
     @cached_property
     def actions(self) -> Actions:
         """The flat table of actions."""
-        return Actions(self.ops)
+        return Actions(self.ops, len(trees.stages(self.start)))
+
+    @cached_property
+    def stages(self) -> tuple[Limits, ...]:
+        """What each stage's tree may be, its cost aside; empty where all cells hold one tree."""
+        if self.start.merge != "stages":
+            return ()
+        parts = zip(trees.stages(self.start), cell.by_stage(self.sites), strict=True)
+        return tuple(Limits(self.depth, self.ops, sites, start=one) for one, sites in parts)
 
     @cached_property
     def positions(self) -> dict[CellSpec, int]:
@@ -155,6 +181,8 @@ class Limits:
     @cached_property
     def max_edges(self) -> int:
         """Edges of the largest tree."""
+        if self.stages:
+            return sum(1 + stage.max_edges for stage in self.stages)
         widest = max(n for _, n in MERGES)
         return sum(widest**level for level in range(1, self.depth + 1))
 
@@ -177,6 +205,9 @@ class Limits:
         Raises:
             ValueError: if a cell cannot hold the tree.
         """
+        if self.stages:
+            each_stage = [stage.costs(one) for stage, one in self._apart(tree)]
+            return Cost(*map(sum, zip(*each_stage, strict=True)))
         if tree not in self._costs:
             each = [
                 (cell.cost(tree, spec), count, self.positions[spec])
@@ -189,6 +220,10 @@ class Limits:
             _remember(self._costs, tree, total)
         return self._costs[tree]
 
+    def _apart(self, tree: Node) -> Iterator[tuple[Limits, Node]]:
+        """Yields the limits and the tree of each stage; one tree may stand in all of them."""
+        return zip(self.stages, trees.stages(tree, len(self.stages)), strict=True)
+
     def cost(self, tree: Node) -> int:
         """Returns the multiply-adds alone of :meth:`costs`."""
         return self.costs(tree).macs
@@ -199,6 +234,8 @@ class Limits:
 
     def holds(self, tree: Node) -> bool:
         """Tells whether every cell can hold the tree, whatever it costs."""
+        if self.stages:
+            return all(stage.holds(one) for stage, one in self._apart(tree))
         return all(cell.fits(tree, spec) for spec in self.positions)
 
     def allows(self, tree: Node) -> bool:
@@ -240,6 +277,13 @@ def begin(limits: Limits) -> State:
     for each of its leaf edges above the depth limit, whether to insert; the last must if no other
     did.
     """
+    if limits.stages:
+        agenda = [
+            Question(kind, (number, *path))
+            for number, stage in enumerate(limits.stages)
+            for kind, path in begin(stage).agenda
+        ]
+        return State(limits.start, tuple(agenda))
     if limits.start == BASE_TREE:
         return State()
     edges = trees.walk(limits.start)
@@ -264,9 +308,10 @@ def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
     legal = [False] * len(limits.actions)
     if state.done:
         return tuple(legal)
-    question = state.agenda[0]
+    stage = _stage(state, limits)
+    question = stage.agenda[0]
     actions = limits.actions.of[question.kind]
-    changes = _changes(state.tree, question, limits)
+    changes = _changes(stage.tree, question, stage.limits)
     macs = parameters = math.inf
     if limits.macs is not None:
         macs = limits.macs - limits.cost(state.tree)
@@ -276,9 +321,33 @@ def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
         change is not None and change.macs <= macs and change.parameters <= parameters
         for change in changes
     ]
-    if question.kind == "insert" and _must_insert(state, limits):
+    if question.kind == "insert" and _must_insert(stage):
         legal[limits.actions.names.index("stop")] = False
     return tuple(legal)
+
+
+class _Stage(NamedTuple):
+    """What the next question is about, as if its stage were the whole network.
+
+    Attributes:
+        tree: of the stage.
+        agenda: its questions.
+        limits: on its tree, its cost aside.
+        path: of the stage's tree in the network's; empty where all cells hold one tree.
+    """
+
+    tree: Node
+    agenda: tuple[Question, ...]
+    limits: Limits
+    path: Path
+
+
+def _stage(state: State, limits: Limits) -> _Stage:
+    if not limits.stages:
+        return _Stage(state.tree, state.agenda, limits, ())
+    path = state.agenda[0].path[:1]
+    agenda = tuple(Question(k, place[1:]) for k, place in state.agenda if place[:1] == path)
+    return _Stage(trees.node_at(state.tree, path), agenda, limits.stages[path[0]], path)
 
 
 def _changes(tree: Node, question: Question, limits: Limits) -> tuple[Cost | None, ...]:
@@ -326,11 +395,11 @@ def _change(tree: Node, action: int, path: Path, limits: Limits) -> Cost | None:
     )
 
 
-def _must_insert(state: State, limits: Limits) -> bool:
-    tree = state.tree
-    if limits.start != BASE_TREE:
-        return len(state.agenda) == 1 and tree == limits.start
-    return state.agenda[0].path == (len(tree.edges) - 1,) and trees.depth(tree) == 1
+def _must_insert(stage: _Stage) -> bool:
+    tree, start = stage.tree, stage.limits.start
+    if start != BASE_TREE:
+        return len(stage.agenda) == 1 and tree == start
+    return stage.agenda[0].path == (len(tree.edges) - 1,) and trees.depth(tree) == 1
 
 
 def step(state: State, action: int, limits: Limits) -> State:
@@ -342,12 +411,17 @@ def step(state: State, action: int, limits: Limits) -> State:
     """
     if state.done:
         raise ValueError("expected an episode that is not done, got another action")
-    question, *rest = state.agenda
-    if action not in limits.actions.of[question.kind] or not mask(state, limits)[action]:
-        raise ValueError(f"the mask forbids action {action} at {question} of {state.tree}")
+    asked, *rest = state.agenda
+    if action not in limits.actions.of[asked.kind] or not mask(state, limits)[action]:
+        raise ValueError(f"the mask forbids action {action} at {asked} of {state.tree}")
+    stage = _stage(state, limits)
+    question = stage.agenda[0]
     transform = limits.actions.transform(action, question.path)
-    tree = state.tree if transform is None else transform(state.tree)
-    return State(tree, (*_follow_up(tree, question, transform, limits), *rest))
+    tree = stage.tree if transform is None else transform(stage.tree)
+    follow_up = _follow_up(tree, question, transform, limits)
+    if stage.path:
+        follow_up = [Question(kind, stage.path + path) for kind, path in follow_up]
+    return State(trees.with_node(state.tree, stage.path, tree), (*follow_up, *rest))
 
 
 def _follow_up(

@@ -11,13 +11,14 @@ import torch
 
 from pathnas import data, datasets, evaluators, networks, rounds, weight_files
 from pathnas import tree as trees
+from pathnas.cell import by_stage
 from pathnas.config import DEEPEST, Config, Recipe
 from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
 from pathnas.outcomes import Reward
 from pathnas.plugins import Plugins
-from pathnas.tree import BASE_TREE
+from pathnas.tree import BASE_TREE, Node
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Plan:
         network = {
             "channels": splits.image_shape[0],
             "classes": splits.classes,
+            "image_shape": splits.image_shape,
             **config.base.arguments(),
         }
         start, weights = rounds.start(config.base), rounds.weights(config.base)
@@ -60,10 +62,10 @@ class Plan:
             _check_optimizer(config, weights)
             with torch.random.fork_rng(devices=[]):
                 weight_files.load_weights(networks.build(tree=start, **network), weights)
-        if trees.depth(start) >= DEEPEST:
+        deep = max(map(trees.depth, trees.stages(start)))
+        if deep >= DEEPEST:
             raise ValueError(
-                f"base.grown: its tree is {trees.depth(start)} edges deep, and none may be deeper "
-                f"than {DEEPEST}"
+                f"base.grown: its tree is {deep} edges deep, and none may be deeper than {DEEPEST}"
             )
         sketch = networks.sketch(tree=start, **network)
         networks.check(sketch, splits.image_shape, splits.classes)
@@ -75,18 +77,19 @@ class Plan:
                 "search.controller.baseline: self_critical needs batches of at least two episodes, "
                 "whose last one is greedy: search.episodes >= 2 and search.asynchronous: false"
             )
+        sites = networks.sites(sketch, splits.image_shape)
         limits = Limits(
-            search.depth if start == BASE_TREE else max(search.depth, trees.depth(start) + 1),
+            search.depth if start == BASE_TREE else max(search.depth, deep + 1),
             search.ops,
-            networks.sites(sketch, splits.image_shape),
-            start=start,
+            sites,
+            start=_by_stage(config, start, len(by_stage(sites))),
         )
         if search.max_macs is not None:
-            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(start)
+            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(limits.start)
             limits = replace(limits, macs=allowance)
         if search.max_parameters is not None:
             more = int((search.max_parameters - 1) * networks.parameters(sketch))
-            limits = replace(limits, parameters=more + limits.size(start))
+            limits = replace(limits, parameters=more + limits.size(limits.start))
         return cls(config, str(device), splits, limits, base_macs)
 
     def digests(self) -> dict[str, str]:
@@ -168,6 +171,22 @@ class Plan:
             settings.failure,
             settings.metric,
         )
+
+
+def _by_stage(config: Config, start: Node, stages: int) -> Node:
+    """Returns what the trees grow from, for each stage if each is to have its own.
+
+    Raises:
+        ValueError: if the base network's stages differ and are to have one tree.
+    """
+    if config.search.stages:
+        return trees.staged(trees.stages(start, stages))
+    if start.merge == "stages":
+        raise ValueError(
+            f"search.stages: must be true, since each stage of base.grown has a tree of its own: "
+            f"{start}"
+        )
+    return start
 
 
 def _check_optimizer(config: Config, weights: Path) -> None:

@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(space: Space, limits: Limits) -> str:
     """Returns what is known of a space as lines for a person."""
-    how = "distinct trees" if space.exact else "distinct trees at most (some cells are too narrow)"
+    stages = len(limits.stages)
+    what = f"distinct choices of a tree for each of {stages} stages" if stages else "distinct trees"
+    how = what if space.exact else f"{what} at most (some cells are too narrow)"
     lines = [f"depth up to {depth}: {n:,} {how}" for depth, n in enumerate(space.counts, start=1)]
     lines.append(f"{'all cells together':<20}{'multiply-adds':>18}{'parameters':>16}")
     for name, cost in (

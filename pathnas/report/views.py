@@ -284,10 +284,17 @@ def _details(facts: Facts, row: dict[str, Any]) -> str:
     tree = trees.from_json(facts.trees[row["key"]])
     lines = [trees.indented(tree), ""]
     if not facts.config["plugins"]:  # only the user's own code knows their operations
-        lines += [f"grown by {step}" for step in transforms.growth(tree)]
+        grown = zip(_prefixes(tree), trees.stages(tree), strict=True)
+        lines += [f"{who}grown by {step}" for who, one in grown for step in transforms.growth(one)]
     known = {name: row[name] for name in ("parameters", "images", "seed", "attempt", "error")}
     lines += [f"{name} {value}" for name, value in known.items() if value is not None]
     return "\n".join(lines)
+
+
+def _prefixes(tree: Node) -> list[str]:
+    """Returns for each tree of a network what tells it apart; nothing for the only one."""
+    names = [f"{edge.op} " for edge in tree.edges]
+    return names if tree.merge == "stages" else [""]
 
 
 def duration(seconds: float) -> str:
