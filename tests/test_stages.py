@@ -242,12 +242,13 @@ def learned(
 
 
 @pytest.mark.parametrize(
-    "name", ["reinforce", "evolution", pytest.param("ppo", marks=pytest.mark.slow)]
+    "name",
+    ["reinforce", "evolution", pytest.param("ppo", marks=pytest.mark.slow)],
 )
 def test_it_learns_on_the_surrogate_with_stages(name: str) -> None:
     surrogate = Surrogate(Limits(2, sites=SITES[:3], start=trees.staged([BASE_TREE] * 2)))
-    means, chance = learned(name, lambda one: accuracy(surrogate, one), 16)
-    assert np.mean(means[-3:]) > chance + 0.05
+    means, chance = learned(name, lambda one: accuracy(surrogate, one), 12, learning_rate=2e-2)
+    assert np.mean(means[-3:]) > chance + 0.08
     assert accuracy_of(surrogate, surrogate.best_tree) == pytest.approx(surrogate.optimum)
 
 
@@ -344,7 +345,8 @@ def test_one_cell_grows_and_others_stay() -> None:
 
 # A whole run
 
-WORDS = (str(stub_run.SMOKE), "--quiet", "search.stages=true", *stub_run.TINY)
+WORDS = (str(stub_run.SMOKE), "--quiet", *stub_run.TINY)
+WORDS += ("search.stages=true", "search.control=false", "search.trials=4")
 
 
 def made_up(job: Training) -> Trained:
@@ -424,7 +426,7 @@ def test_what_a_run_with_stages_found_is_shown_and_exported(whole: Path, tmp_pat
 def test_a_round_goes_on_from_the_trees_of_stages(
     trained: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*WORDS, f"runs={tmp_path}", "search.control=false", "search.rounds=2"]
+    words = [*WORDS, f"runs={tmp_path}", "search.rounds=2"]
     assert run.main(words) == 0
     first, second = (best.load(tmp_path / name / "best").tree for name in ("smoke", "smoke-round2"))
     pairs = list(zip(trees.stages(second), trees.stages(first), strict=True))
