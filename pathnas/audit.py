@@ -92,6 +92,7 @@ def _command(options: argparse.Namespace) -> int:
         settings = config.override(settings, [f"name={settings.name}-audit"])
         ways = _ways(options, settings.search.trial.epochs)
         plan = Plan.of(settings)
+        plan.check_timed()
         candidates = auditing.random_candidates(plan.limits, options.trees, settings.seed)
     except (ValueError, FileNotFoundError, ImportError) as error:
         return fail(EXIT_USAGE, error)

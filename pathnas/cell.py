@@ -101,10 +101,14 @@ def same_borders(tree: Node, grown: Node, path: Path, spec: CellSpec) -> bool:
 
 
 class Cost(NamedTuple):
-    """Parameters, and multiply-adds; of one cell and one output position unless said otherwise."""
+    """Parameters, and multiply-adds; of one cell and one output position unless said otherwise.
+
+    The latency, in nanoseconds, is 0 where it is not known.
+    """
 
     parameters: int
     macs: int
+    latency: int = 0
 
 
 class Site(NamedTuple):

@@ -68,7 +68,7 @@ def is_wide(limits: Limits) -> bool:
     Concats make cells narrow, so what is looked at is the tree that concatenates everywhere, once
     with each operation.
     """
-    free = replace(limits, macs=None, parameters=None)
+    free = replace(limits, macs=None, parameters=None, nanoseconds=None)
     actions = free.actions
     for op in actions.of["op"]:
         state = decisions.begin(free)
@@ -96,7 +96,7 @@ def measure(limits: Limits, samples: list[Node]) -> Space:
     if set(trees.stages(limits.start)) != {BASE_TREE}:
         raise ValueError(f"only what grows from the base tree is counted, got {limits.start}")
     costs = [limits.costs(tree) for tree in samples]
-    parameters, macs = zip(*costs, strict=True)
+    parameters, macs, latencies = zip(*costs, strict=True)
     fullest = [_costs(limits, _fullest(limits.depth, op)) for op in limits.ops]
     ops, stages = len(limits.ops), len(limits.stages) or 1
     return Space(
@@ -106,10 +106,12 @@ def measure(limits: Limits, samples: list[Node]) -> Space:
         Cost(
             parameters=int(statistics.median(parameters)),
             macs=int(statistics.median(macs)),
+            latency=int(statistics.median(latencies)),
         ),
         Cost(
             parameters=max(*parameters, *(cost.parameters for cost in fullest)),
             macs=max(*macs, *(cost.macs for cost in fullest)),
+            latency=max(*latencies, *(cost.latency for cost in fullest)),
         ),
         statistics.fmean(limits.allows(tree) for tree in samples),
     )
@@ -131,7 +133,7 @@ def _fullest(depth: int, op: str) -> Node:
 
 def random_trees(limits: Limits, number: int, generator: torch.Generator) -> list[Node]:
     """Returns the canonical trees of random episodes, costs unlimited."""
-    free = replace(limits, macs=None, parameters=None)
+    free = replace(limits, macs=None, parameters=None, nanoseconds=None)
     found = []
     for _ in range(number):
         state = decisions.begin(free)

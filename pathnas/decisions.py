@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 from pathnas import cell, ops
 from pathnas import tree as trees
 from pathnas.cell import Cost, Site
+from pathnas.latency import Latencies
 from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Merge, Node, Path
@@ -107,14 +108,16 @@ class Limits:
         sites: the cells that will all hold the tree.
         macs: the most multiply-adds that all cells together may cost for one image; None: any.
         parameters: the most parameters of all cells together; None: any.
+        nanoseconds: the most that all cells together may take by `latencies`; None: any.
+        latencies: table of the cells.
         start: the canonical tree that episodes begin with; all candidates grow from it. One of
             :func:`pathnas.tree.staged` gives each stage of the network a tree of its own: to all
             sites of as many output positions, the stages in the order of their first sites.
 
     Raises:
         ValueError: if the ops lack ``identity`` or are unknown, the tree at the start exceeds
-            `macs` or `parameters`, the depth leaves nothing to grow there, or there are not so
-            many stages.
+            `macs`, `parameters` or `nanoseconds`, the depth leaves nothing to grow there, there are
+            not so many stages, or latencies are limited without a table.
     """
 
     depth: int = 3
@@ -123,6 +126,8 @@ class Limits:
     macs: int | None = None
     parameters: int | None = None
     start: Node = BASE_TREE
+    nanoseconds: int | None = None
+    latencies: Latencies | None = None
 
     def __post_init__(self) -> None:
         for name in self.ops:
@@ -143,10 +148,14 @@ class Limits:
                 f"start: expected a tree for each of {len(cell.by_stage(self.sites))} stages, got "
                 f"{self.start}"
             )
+        if self.nanoseconds is not None and self.latencies is None:
+            raise ValueError(f"nanoseconds={self.nanoseconds} need a table of latencies, got None")
         if not self.allows(self.start):
+            least = self.costs(self.start)
             raise ValueError(
-                f"macs must be at least the base tree's {self.cost(self.start):,}, got "
-                f"{self.macs}; parameters at least {self.size(self.start):,}, got {self.parameters}"
+                f"macs must be at least the base tree's {least.macs:,}, got {self.macs}; "
+                f"parameters at least {least.parameters:,}, got {self.parameters}; nanoseconds at "
+                f"least {least.latency:,}, got {self.nanoseconds}"
             )
         if not begin(self).agenda:
             raise ValueError(
@@ -168,7 +177,10 @@ class Limits:
         if self.start.merge != "stages":
             return ()
         parts = zip(trees.stages(self.start), cell.by_stage(self.sites), strict=True)
-        return tuple(Limits(self.depth, self.ops, sites, start=one) for one, sites in parts)
+        return tuple(
+            Limits(self.depth, self.ops, sites, start=one, latencies=self.latencies)
+            for one, sites in parts
+        )
 
     @cached_property
     def positions(self) -> dict[CellSpec, int]:
@@ -216,6 +228,7 @@ class Limits:
             total = Cost(
                 parameters=sum(one.parameters * count for one, count, _ in each),
                 macs=sum(one.macs * positions for one, _, positions in each),
+                latency=self.latencies.of(tree, self.sites) if self.latencies else 0,
             )
             _remember(self._costs, tree, total)
         return self._costs[tree]
@@ -239,11 +252,22 @@ class Limits:
         return all(cell.fits(tree, spec) for spec in self.positions)
 
     def allows(self, tree: Node) -> bool:
-        """Tells whether every cell can hold the tree, within multiply-adds and parameters."""
+        """Tells whether every cell can hold the tree, within all limits on costs."""
         if not self.holds(tree):
             return False
-        within = self.macs is None or self.cost(tree) <= self.macs
-        return within and (self.parameters is None or self.size(tree) <= self.parameters)
+        return all(one >= 0 for one in self.left(tree))
+
+    def left(self, tree: Node) -> tuple[float, float, float]:
+        """Returns what a tree leaves of parameters, multiply-adds and nanoseconds.
+
+        Negative where it exceeds a limit, infinite where there is none.
+        """
+        limits = self.parameters, self.macs, self.nanoseconds
+        if limits == (None, None, None):
+            return math.inf, math.inf, math.inf
+        pairs = zip(limits, self.costs(tree), strict=True)
+        parameters, macs, latency = (math.inf if m is None else m - used for m, used in pairs)
+        return parameters, macs, latency
 
 
 class Question(NamedTuple):
@@ -312,13 +336,12 @@ def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
     question = stage.agenda[0]
     actions = limits.actions.of[question.kind]
     changes = _changes(stage.tree, question, stage.limits)
-    macs = parameters = math.inf
-    if limits.macs is not None:
-        macs = limits.macs - limits.cost(state.tree)
-    if limits.parameters is not None:
-        parameters = limits.parameters - limits.size(state.tree)
+    parameters, macs, latency = limits.left(state.tree)
     legal[actions.start : actions.stop] = [
-        change is not None and change.macs <= macs and change.parameters <= parameters
+        change is not None
+        and change.macs <= macs
+        and change.parameters <= parameters
+        and change.latency <= latency
         for change in changes
     ]
     if question.kind == "insert" and _must_insert(stage):
@@ -392,6 +415,7 @@ def _change(tree: Node, action: int, path: Path, limits: Limits) -> Cost | None:
     return Cost(
         parameters=after.parameters - before.parameters,
         macs=after.macs - before.macs,
+        latency=after.latency - before.latency,
     )
 
 

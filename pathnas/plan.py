@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from pathnas import data, datasets, evaluators, networks, rounds, weight_files
+from pathnas import data, datasets, evaluators, latency, networks, rounds, weight_files
 from pathnas import tree as trees
 from pathnas.cell import by_stage
 from pathnas.config import DEEPEST, Config, Recipe
 from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
+from pathnas.latency import Latencies
 from pathnas.outcomes import Reward
 from pathnas.plugins import Plugins
 from pathnas.tree import BASE_TREE, Node
@@ -90,7 +91,51 @@ class Plan:
         if search.max_parameters is not None:
             more = int((search.max_parameters - 1) * networks.parameters(sketch))
             limits = replace(limits, parameters=more + limits.size(limits.start))
-        return cls(config, str(device), splits, limits, base_macs)
+        plan = cls(config, str(device), splits, limits, base_macs)
+        if search.latencies is None:
+            return plan
+        if search.max_latency is None:
+            raise ValueError("search.latencies: must be null without search.max_latency")
+        return plan.timed(Latencies.read(Path(search.latencies), sites))
+
+    @property
+    def untimed(self) -> bool:
+        """Whether latencies are limited but are still to be measured."""
+        return self.config.search.max_latency is not None and self.limits.latencies is None
+
+    def check_timed(self) -> None:
+        """Checks that what several runs, or none, share knows its limit on latencies.
+
+        Raises:
+            ValueError: if a run would measure a limit of its own.
+        """
+        if self.untimed:
+            raise ValueError(
+                "search.latencies: expected the latencies.json of a run beside search.max_latency, "
+                "since every run measures its own, got null"
+            )
+
+    def measured(self) -> Latencies:
+        """Measures what operations take at the cells of the base network."""
+        network = networks.build(
+            tree=self.limits.start,
+            channels=self.splits.image_shape[0],
+            classes=self.splits.classes,
+            image_shape=self.splits.image_shape,
+            **self.config.base.arguments(),
+        )
+        return latency.measure(
+            network.to(self.device), self.splits.image_shape, self.limits.sites, self.limits.ops
+        )
+
+    def timed(self, latencies: Latencies) -> Plan:
+        """Returns the plan whose limits are those of a table of latencies."""
+        factor = self.config.search.max_latency
+        assert factor is not None
+        limits = replace(self.limits, latencies=latencies)
+        more = round((factor - 1) * latencies.network)
+        least = limits.costs(limits.start).latency
+        return replace(self, limits=replace(limits, nanoseconds=least + more))
 
     def digests(self) -> dict[str, str]:
         """Returns the SHA-256 of each set of images, by name."""
