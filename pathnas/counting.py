@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import comb
+from math import comb, prod
 
 import torch
 
-from pathnas import decisions
+from pathnas import cell, decisions, ops
 from pathnas import tree as trees
 from pathnas.cell import Cost
 from pathnas.decisions import MERGES, Limits
+from pathnas.specs import CellSpec
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node
 
 
@@ -22,8 +24,6 @@ class Space:
     Attributes:
         counts: distinct canonical trees by depth limit, from 1 to that of the limits; with stages,
             distinct choices of a tree for each.
-        exact: whether they are; otherwise some cell is too narrow for some of these trees, and the
-            counts are upper bounds.
         smallest: cost of the base tree, below which no tree lies.
         median: costs in the middle of random trees under no cost limit.
         largest: an upper bound of the costs if every cell holds the fullest tree, which then has
@@ -32,55 +32,88 @@ class Space:
     """
 
     counts: tuple[int, ...]
-    exact: bool
     smallest: Cost
     median: Cost
     largest: Cost
     within: float
 
 
-def count(depth: int, ops: int, stages: int = 1) -> int:
-    """Returns the number of distinct canonical trees in cells that hold them all.
+def count(limits: Limits, depth: int) -> int:
+    """Returns the number of distinct canonical trees of a space without limits on costs.
 
     Below an edge stands a leaf, a node with one edge whose op is no identity (an identity gives way
-    to what is below it), a multiset of edges under *add*, or a sequence under *concat*.
+    to what is below it), a multiset of edges under *add*, or a sequence under *concat*. Concats
+    share the channels out: what a cell is too narrow for is left out.
 
     Args:
+        limits: say which operations there are, and how wide the cells are.
         depth: most edges on a path, at least 1.
-        ops: operations that are searched, identity among them.
-        stages: of the network, each with a tree of its own.
     """
-    below = 1
-    for _ in range(depth - 1):
-        edges = ops * below
-        below = 1 + (ops - 1) * below + _merged(edges)
-    return (below + _merged(below)) ** stages  # the root's edges are all the base convolution
+    if limits.stages:
+        return prod(count(stage, depth) for stage in limits.stages)
+    specs = tuple(limits.positions)
+    widths = tuple(spec.conv.channels_out for spec in specs)
+    space = _Widths(specs, limits.ops)
+    found = below = space.below(widths, depth - 1)
+    groups = [spec.conv.groups for spec in specs]
+    units = tuple(w // g if g > 1 else 1 for w, g in zip(widths, groups, strict=True))
+    for merge, n in MERGES:  # the root's edges are all the base convolution
+        if merge == "add":
+            found += comb(below + n - 1, n)
+        elif parts := _shared(widths, n, units):
+            found += prod(space.below(part, depth - 1) for part in parts)
+    return found
 
 
-def _merged(edges: int) -> int:
-    """Returns the number of nodes of several branches, of so many distinct edges."""
-    return sum(comb(edges + n - 1, n) if merge == "add" else edges**n for merge, n in MERGES)
+Widths = tuple[int, ...]
+"""Channels of one place of a tree, in each of the cells that differ."""
 
 
-def is_wide(limits: Limits) -> bool:
-    """Tells whether every tree of the space can be reached where nothing limits the costs.
+class _Widths:
+    """Counts what can stand where the cells have some channels."""
 
-    Concats make cells narrow, so what is looked at is the tree that concatenates everywhere, once
-    with each operation.
-    """
-    free = replace(limits, macs=None, parameters=None, nanoseconds=None)
-    actions = free.actions
-    for op in actions.of["op"]:
-        state = decisions.begin(free)
-        while not state.done:
-            kind, offered = state.agenda[0].kind, decisions.mask(state, free)
-            answers = actions.of[kind]
-            if kind != "insert" and not all(offered[answers.start : answers.stop]):
-                return False
-            chosen = {"merge": actions.names.index("concat2"), "op": op}
-            action = chosen.get(kind, actions.names.index("insert"))
-            state = decisions.step(state, action, free)
-    return True
+    def __init__(self, specs: Sequence[CellSpec], searched: Sequence[str]) -> None:
+        self.groups = tuple(spec.group_width for spec in specs)
+        self.free = [op for op in searched if not ops.get(op).grouped]
+        self.grouped = [op for op in searched if ops.get(op).grouped]
+        self._below: dict[tuple[Widths, int], int] = {}
+
+    def below(self, widths: Widths, depth: int) -> int:
+        """Returns how many trees of so many edges can stand at the end of an edge."""
+        if not depth:
+            return 1
+        if (widths, depth) not in self._below:
+            self._below[widths, depth] = self._count(widths, depth)
+        return self._below[widths, depth]
+
+    def _count(self, widths: Widths, depth: int) -> int:
+        further = self.below(widths, depth - 1)
+        edges = self._ops(widths) * further
+        found = 1 + edges - further  # the identity is not alone
+        for merge, n in MERGES:
+            if merge == "add":
+                found += comb(edges + n - 1, n)
+            elif parts := _shared(widths, n, (1,) * len(widths)):
+                # A grouped operation must leave the borders where they are.
+                whole = _shared(widths, n, self.groups) == parts
+                found += prod(
+                    (self._ops(part) if whole else len(self.free)) * self.below(part, depth - 1)
+                    for part in parts
+                )
+        return found
+
+    def _ops(self, widths: Widths) -> int:
+        whole = not any(w % group for w, group in zip(widths, self.groups, strict=True))
+        return len(self.free) + (len(self.grouped) if whole else 0)
+
+
+def _shared(widths: Widths, n: int, units: Widths) -> list[Widths] | None:
+    """Returns the channels of each of some branches; None if a cell is too narrow."""
+    try:
+        each = [cell.shares(w, n, unit) for w, unit in zip(widths, units, strict=True)]
+    except ValueError:
+        return None
+    return list(zip(*each, strict=True))
 
 
 def measure(limits: Limits, samples: list[Node]) -> Space:
@@ -98,10 +131,8 @@ def measure(limits: Limits, samples: list[Node]) -> Space:
     costs = [limits.costs(tree) for tree in samples]
     parameters, macs, latencies = zip(*costs, strict=True)
     fullest = [_costs(limits, _fullest(limits.depth, op)) for op in limits.ops]
-    ops, stages = len(limits.ops), len(limits.stages) or 1
     return Space(
-        tuple(count(depth, ops, stages) for depth in range(1, limits.depth + 1)),
-        is_wide(limits),
+        tuple(count(limits, depth) for depth in range(1, limits.depth + 1)),
         limits.costs(limits.start),
         Cost(
             parameters=int(statistics.median(parameters)),

@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(space: Space, limits: Limits) -> str:
     """Returns what is known of a space as lines for a person."""
     stages = len(limits.stages)
-    what = f"distinct choices of a tree for each of {stages} stages" if stages else "distinct trees"
-    how = what if space.exact else f"{what} at most (some cells are too narrow)"
+    how = f"distinct choices of a tree for each of {stages} stages" if stages else "distinct trees"
     lines = [f"depth up to {depth}: {n:,} {how}" for depth, n in enumerate(space.counts, start=1)]
     timed = limits.latencies is not None
     titles = f"{'all cells together':<20}{'multiply-adds':>18}{'parameters':>16}"
