@@ -223,6 +223,16 @@ def test_an_agent_sees_all_stages_and_which_one_is_asked() -> None:
     assert float(apart.min()) > 1e-4  # the stage, and what became of another, make a difference
 
 
+def test_it_acts_as_it_learns_with_more_stages_than_any_node_has_branches() -> None:
+    sites = tuple(Site(CellSpec(Conv(8, 8)), positions) for positions in (32, 16, 8, 4, 2))
+    within = Limits(2, sites=sites, start=trees.staged([BASE_TREE] * 5))
+    controller = Controller(within.actions, hidden=8, head=8)
+    for episode in rollout(controller, within, 2, torch.Generator().manual_seed(0)):
+        acting = controller.frozen()(episode.observations).probs
+        learning = controller(episode.observations).probs.detach()
+        torch.testing.assert_close(acting, learning, atol=1e-5, rtol=1e-5)
+
+
 def learned(
     name: str, value: Callable[[Episode], float], updates: int, **own: Any
 ) -> tuple[list[float], float]:
@@ -414,7 +424,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_end(
 def test_what_a_run_with_stages_found_is_shown_and_exported(whole: Path, tmp_path: Path) -> None:
     net, tree = tmp_path / "net", best.load(whole / "best").tree
     page = report.write(whole).read_text()
-    assert "stage2 grown by" in page and "└─ stage2" in page
+    assert "stage2 Insert(" in page and "└─ stage2" in page
     assert export.main([str(whole), "--to", str(net)]) == 0  # which compares what they compute
     assert json.loads((net / "arch.json").read_text())["tree"] == trees.to_dict(tree)
     assert "The cells of each stage" in (net / "README.md").read_text()
