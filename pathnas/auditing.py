@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import get_args
 
 import numpy as np
 import torch
 
-from pathnas import config, evaluators
+from pathnas import config, evaluators, outcomes
 from pathnas.agreement import Scores
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import rollout
@@ -16,7 +18,7 @@ from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Training, seed_of
 from pathnas.executors import Failure
 from pathnas.jobs import Jobs, trained_of
-from pathnas.outcomes import Candidate
+from pathnas.outcomes import Candidate, Metric, Trained
 from pathnas.plan import Plan
 
 INHERITED = "full, inherited"
@@ -56,7 +58,8 @@ class Measured:
     Attributes:
         trees: their keys.
         macs: `[N, 1]` multiply-adds of the whole network for one image.
-        accuracy: by stage, `[N, S]`, on the validation images.
+        scores: by stage and metric, `[N, S]`; a metric that is not known of all trainings of a
+            stage is absent.
         images: by stage, training images that one training saw.
         seconds: by stage, the mean of a training.
         failed: by key of a tree that is left out, why.
@@ -64,7 +67,7 @@ class Measured:
 
     trees: list[str]
     macs: Scores
-    accuracy: dict[str, Scores]
+    scores: dict[str, dict[Metric, Scores]]
     images: dict[str, int]
     seconds: dict[str, float]
     failed: dict[str, str]
@@ -91,8 +94,23 @@ def random_candidates(limits: Limits, count: int, seed: int) -> list[Candidate]:
     )
 
 
-def stages(plan: Plan, base: Training, epochs: Sequence[int], births: Sequence[str]) -> list[Stage]:
-    """Returns the trials of each birth and length, and the two full trainings.
+@dataclass(frozen=True)
+class Ways:
+    """The trials that are audited: each birth with each length and learning rate.
+
+    Attributes:
+        births: as `search.trial.birth` names them.
+        epochs: lengths.
+        rates: learning rates at their highest; empty: that of `search.trial`.
+    """
+
+    births: Sequence[str]
+    epochs: Sequence[int]
+    rates: Sequence[float] = ()
+
+
+def stages(plan: Plan, base: Training, ways: Ways) -> list[Stage]:
+    """Returns the trials, and the two full trainings.
 
     From scratch, a network of one's own (`base.model`) begins with the weights that its function
     gives it.
@@ -100,19 +118,20 @@ def stages(plan: Plan, base: Training, epochs: Sequence[int], births: Sequence[s
     Args:
         plan: of the experiment.
         base: the training of the base network.
-        epochs: lengths of trials.
-        births: of trials, as `search.trial.birth` names them.
+        ways: of the trials.
 
     Raises:
-        ConfigError: if a trial cannot be of such a length and birth.
+        ConfigError: if a trial cannot be so.
     """
     found = []
-    for birth in births:
-        for length in epochs:
-            words = [f"search.trial.epochs={length}", f"search.trial.birth={birth}"]
-            words.append("search.halving=null")  # it bounds the epochs, and is not what is measured
-            own = replace(plan, config=config.override(plan.config, words))
-            found.append(Stage(trial_name(birth, length), own.inherit(base), "trial"))
+    usual = plan.config.search.trial.learning_rate
+    for birth, length, rate in product(ways.births, ways.epochs, ways.rates or [usual]):
+        words = [f"search.trial.epochs={length}", f"search.trial.birth={birth}"]
+        words.append(f"search.trial.learning_rate={rate}")
+        words.append("search.halving=null")  # it bounds the epochs, and is not what is measured
+        own = replace(plan, config=config.override(plan.config, words))
+        name = trial_name(birth, length) + (f", rate {rate:g}" if rate != usual else "")
+        found.append(Stage(name, own.inherit(base), "trial"))
     full = replace(plan.inherit(base), recipe=plan.config.final.training)
     fresh = replace(full, weights=None, birth="scratch", inherit_optimizer=False)
     return [*found, Stage(INHERITED, full, "full"), Stage(SCRATCH, fresh, "scratch")]
@@ -175,11 +194,20 @@ def measure(
     return Measured(
         [one.key for one in sound],
         np.array([[float(evaluator.macs(one.tree))] for one in sound]),
-        {name: np.array([[t.accuracy for t in row] for row in n]) for name, n in trained.items()},
+        {name: _scores(rows) for name, rows in trained.items()},
         {name: rows[0][0].images for name, rows in trained.items()},
         {name: _mean(t.seconds for row in rows for t in row) for name, rows in trained.items()},
         failed,
     )
+
+
+def _scores(trained: Sequence[Sequence[Trained]]) -> dict[Metric, Scores]:
+    found: dict[Metric, Scores] = {}
+    for metric in get_args(Metric):
+        values = [[outcomes.measure(metric, one) for one in row] for row in trained]
+        if not any(value is None for row in values for value in row):
+            found[metric] = np.array(values)
+    return found
 
 
 def _why(name: str, failure: Failure) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathnas.config import Config
 
 KINDS = ("reinforce", "ppo", "evolution", "random")
+TESTED = {"test": "best", "base": "base_longer", "wider": "wider_base"}
+"""Names of figures, and of the networks of a run whose test accuracies they are."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,6 +112,7 @@ def on_surrogate(settings: Config, name: str, seed: int) -> Curve:
     from pathnas.surrogate import Surrogate
 
     plan = Plan.of(settings)
+    plan.check_timed()
     limits, evaluator = plan.limits, Surrogate(plan.limits)
     seed = seed_of(seed, "search")
     own = settings.search.controller.model_dump(exclude={"name"})
@@ -146,6 +149,7 @@ def in_run(settings: Config, name: str, seed: int) -> Curve:
         ],
     )
     plan = Plan.of(own)  # before there is a folder: what is wrong is refused without a trace
+    plan.check_timed()
     with folder.open_run(own) as store:
         summary = experiment.run(plan, store, Console(quiet=True))
     found = facts.read(store.path)
@@ -158,7 +162,11 @@ def in_run(settings: Config, name: str, seed: int) -> Curve:
     return Curve(
         [row["reward"] for row in rows],
         [ended[row["update"]] for row in rows],
-        summary["networks"]["best"].get("test"),
+        {
+            title: summary["networks"][name]["test"]
+            for title, name in TESTED.items()
+            if "test" in summary["networks"].get(name, {})
+        },
     )
 
 

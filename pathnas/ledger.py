@@ -303,6 +303,16 @@ class Ledger:
                 return Outcome(**json.loads(row["result"]))
         return None
 
+    def rungs(self, epochs: int) -> dict[int, Outcome]:
+        """Returns what all recorded trainings of so many epochs brought, by the trial's number.
+
+        Raises:
+            RecordError: if a row is damaged.
+        """
+        numbers = [int(row["number"]) for row in self.database.rows("trials", search=self.search)]
+        found = {number: self.rung(number, epochs) for number in numbers}
+        return {number: outcome for number, outcome in found.items() if outcome is not None}
+
     def put_rung(self, number: int, epochs: int, candidate: Candidate, outcome: Outcome) -> None:
         """Commits what a trial's training of so many epochs brought; the trial has not ended."""
         with self.database.transaction():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -183,9 +183,13 @@ class _Plan:
         self.drop_path = drop_path
         self.rising = rising
         self.parts = scheduled.parts(network)
+        self.gated = True
 
     def begin(self, step: int) -> None:
-        cell.set_gates(self.network, max(0.0, 1 - step / self.gated_steps))
+        if self.gated:  # a walk over all modules; most steps come after the last gate
+            a = max(0.0, 1 - step / self.gated_steps)
+            cell.set_gates(self.network, a)
+            self.gated = a > 0
         progress = step / self.rates.steps
         for part in self.parts:
             part.advance(progress)
@@ -234,9 +238,11 @@ class _Learner:
         self.optimizer.param_groups[0]["lr"] = learning_rate
         with _autocast(self.device, self.precision):
             loss = self.loss_of(self.network(x), y)
-        loss = loss + sum(part.penalty() for part in self.parts)
+        if self.parts:
+            loss = loss + sum(part.penalty() for part in self.parts)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss * self.hooks.weight()).backward()
+        weighted = loss if self.hooks.weight is _one else loss * self.hooks.weight()
+        self.scaler.scale(weighted).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.hooks.step_end is not None:
@@ -338,24 +344,46 @@ def _autocast(device: torch.device, precision: Precision) -> Any:
     return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
+class Evaluation(NamedTuple):
+    """How well a network classifies images.
+
+    Attributes:
+        accuracy: share classified right, in [0, 1].
+        loss: mean cross entropy, in nats; not finite if an output is not.
+    """
+
+    accuracy: float
+    loss: float
+
+
 @torch.no_grad()
-def accuracy(
+def evaluate(
     network: nn.Module, batches: Batches, across: Callable[[Tensor], Tensor] = _alone
-) -> float:
-    """Returns the share of images classified right, in [0, 1]; the network's mode is restored.
+) -> Evaluation:
+    """Returns how well a network classifies images; its mode is restored.
 
     Args:
         network: to be asked.
         batches: of images and labels.
         across: sums a tensor over all processes that share the images; see :class:`Hooks`.
     """
-    right, images = [], 0
+    right, loss, images = [], [], 0
     with mode(network, training=False):
         for x, y in batches:
-            right.append((network(x).argmax(1) == y).sum())
+            outputs = network(x)
+            right.append((outputs.argmax(1) == y).sum())
+            loss.append(nn.functional.cross_entropy(outputs.float(), y, reduction="sum"))
             images += len(y)
-    counts = across(torch.tensor([int(torch.stack(right).sum()), images], dtype=torch.float64))
-    return float(counts[0] / counts[1])
+    sums = [float(torch.stack(right).sum()), float(torch.stack(loss).sum()), images]
+    total = across(torch.tensor(sums, dtype=torch.float64))
+    return Evaluation(float(total[0] / total[2]), float(total[1] / total[2]))
+
+
+def accuracy(
+    network: nn.Module, batches: Batches, across: Callable[[Tensor], Tensor] = _alone
+) -> float:
+    """Returns the share of images classified right, in [0, 1]; see :func:`evaluate`."""
+    return evaluate(network, batches, across).accuracy
 
 
 @torch.no_grad()

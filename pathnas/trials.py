@@ -146,11 +146,14 @@ def _fault(outcome: Outcome) -> str | None:
     for loss in outcome.curve:
         if type(loss) not in (float, int) or not math.isfinite(loss):
             return f"expected curve as finite floats, got {loss!r:.60} in it"
+    if outcome.loss is not None and not math.isfinite(outcome.loss):
+        return f"expected loss as a finite float, got {outcome.loss}"
     return None
 
 
 KINDS: Mapping[str, tuple[type, ...]] = {
-    **{"accuracy": (float, int, type(None)), "seconds": (float, int), "images": (int,)},
+    **dict.fromkeys(("accuracy", "loss"), (float, int, type(None))),
+    **{"seconds": (float, int), "images": (int,)},
     **dict.fromkeys(("macs", "parameters", "seed", "stopped"), (int, type(None))),
     **dict.fromkeys(("error", "traceback"), (str, type(None))),
 }

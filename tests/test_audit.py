@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pathnas import agreement, audit, auditing, config, evaluators, networks
+from pathnas import agreement, audit, auditing, config, evaluators, networks, verdict
 from pathnas.decisions import Limits
 from pathnas.evaluators import Trained, Training
 from pathnas.plan import Plan
@@ -21,6 +21,8 @@ WORDS = [str(stub_run.SMOKE), "--trees", "20", "--seeds", "2", "--epochs", "1,2,
 FEW = ("--trees", "8")
 NOISE = {1: 9.0, 2: 0.1, 4: 0.1, 8: 0.1}
 """By epochs, in units of what trees differ by: a trial of one epoch says nothing."""
+TELLING = 3
+"""Epochs of the only trials whose losses on the training images are known, and tell the quality."""
 
 
 def made_up(job: Training) -> Trained:
@@ -30,7 +32,9 @@ def made_up(job: Training) -> Trained:
     quality = sum(str(job.tree).encode()) % 97 / 97
     noise = torch.randn((), generator=torch.Generator().manual_seed(job.seed))
     epochs = job.recipe.epochs
-    return Trained(0.5 + 0.02 * (quality + NOISE.get(epochs, 0) * float(noise)), 3, 7 * epochs, 0.5)
+    accuracy = 0.5 + 0.02 * (quality + NOISE.get(epochs, 0) * float(noise))
+    curve = [2 - quality] * epochs if epochs == TELLING else []
+    return Trained(accuracy, 3, 7 * epochs, 0.5, tuple(curve), 1 - accuracy)
 
 
 @pytest.fixture
@@ -68,17 +72,47 @@ def test_the_cheapest_trial_that_ranks_is_recommended(
     code, done = audited()
     assert code == 0 and len(done) == 1 + 20 * 2 * (2 * 3 + 2)
     found = found_in(tmp_path)
-    assert found["recommended"] in ("gated, 2 epochs", "hard, 2 epochs")
+    assert found["recommended"][0] in ("gated, 2 epochs", "hard, 2 epochs")
     rows = found["rows"]
     assert rows["gated, 4 epochs"]["images"] == 28 and rows["hard, 1 epoch"]["seconds"] == 0.5
     assert rows["gated, 1 epoch"]["seeds"] > 5 * rows["gated, 4 epochs"]["seeds"]
-    scores = np.array(rows[auditing.INHERITED]["scores"])
+    scores = np.array(rows[auditing.INHERITED]["scores"]["accuracy"])
     assert scores.shape == (20, 2)
-    assert rows[auditing.INHERITED]["tau"][auditing.INHERITED]["tau"] == pytest.approx(
+    assert rows[auditing.INHERITED]["tau"][auditing.INHERITED]["accuracy"]["tau"] == pytest.approx(
         agreement.within(scores, seed=0).tau
     )
     text = capsys.readouterr().out
     assert "recommended: " in text and "multiply-adds" in text and "full, from scratch" in text
+
+
+def test_a_metric_that_ranks_makes_a_trial_trustworthy(
+    audited: Callable[..., tuple[int, list[Training]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(NOISE, TELLING, 50.0)
+    assert audited("--epochs", f"1,{TELLING}", "--births", "gated")[0] == 0
+    found = found_in(tmp_path)
+    assert found["recommended"] == ["gated, 3 epochs", "fit"]
+    tau = found["rows"]["gated, 3 epochs"]["tau"][auditing.INHERITED]
+    assert tau["accuracy"]["tau"] == tau["likelihood"]["tau"] < 0.5 < tau["fit"]["tau"]
+    assert set(found["rows"]["gated, 1 epoch"]["scores"]) == {"accuracy", "likelihood"}
+    assert "recommended: gated, 3 epochs, by its fit" in capsys.readouterr().out
+
+
+def test_every_learning_rate_is_audited(
+    audited: Callable[..., tuple[int, list[Training]]], tmp_path: Path
+) -> None:
+    words = ("--epochs", "2", "--births", "gated", "--learning-rates")
+    usual = config.load(stub_run.SMOKE, stub_run.TINY).search.trial.learning_rate
+    _, done = audited(*FEW, *words, f"{usual},0.5")
+    assert len(done) == 1 + 8 * 2 * (2 + 2)
+    assert {"gated, 2 epochs", "gated, 2 epochs, rate 0.5"} < set(found_in(tmp_path)["rows"])
+    rates = [job.recipe.learning_rate for job in done if job.recipe.epochs == 2]
+    assert sorted(set(rates)) == [usual, 0.5]
+    _, more = audited(*FEW, *words, f"{usual},0.25")
+    assert {job.recipe.learning_rate for job in more} == {0.25}
 
 
 def test_seeds_are_a_trials_own_and_nothing_is_inherited_from_scratch(
@@ -168,17 +202,22 @@ def test_a_tree_whose_training_fails_is_left_out_and_named(
 
 def test_counting_costs_is_named_where_it_ranks_as_well() -> None:
     rows = {
-        name: {"images": images, "tau": {auditing.INHERITED: {"tau": tau, "low": low, **ends}}}
-        for name, images, tau, low, ends in [
-            ("gated, 4 epochs", 40, 0.5, 0.3, {"high": 0.7, "strict": 0.2}),
-            ("gated, 2 epochs", 20, 0.4, 0.1, {"high": 0.6, "strict": -0.1}),
-            (auditing.INHERITED, 80, 0.6, 0.4, {"high": 0.8, "strict": 0.3}),
-            (audit.CONTROL, 0, 0.55, 0.4, {"high": 0.7, "strict": 0.3}),
+        name: {
+            "images": images,
+            "tau": {auditing.INHERITED: {metric: {"tau": tau, "low": low, **ends}}},
+        }
+        for name, metric, images, tau, low, ends in [
+            ("gated, 4 epochs", "accuracy", 40, 0.5, 0.3, {"high": 0.7, "strict": 0.2}),
+            ("gated, 2 epochs", "fit", 20, 0.4, 0.1, {"high": 0.6, "strict": -0.1}),
+            (auditing.INHERITED, "accuracy", 80, 0.6, 0.4, {"high": 0.8, "strict": 0.3}),
+            (verdict.CONTROL, "count", 0, 0.55, 0.4, {"high": 0.7, "strict": 0.3}),
         ]
     }
-    best, reason = audit.recommended(rows, 0.5)
-    assert best == "gated, 4 epochs" and "counting multiply-adds ranks as well" in reason
-    assert audit.recommended(rows, 0.9)[0] is None
+    best, reason = verdict.recommended(rows, 0.5)
+    assert (
+        best == ("gated, 4 epochs", "accuracy") and "counting multiply-adds ranks as well" in reason
+    )
+    assert verdict.recommended(rows, 0.9)[0] is None
 
 
 @pytest.mark.parametrize(
@@ -189,6 +228,8 @@ def test_counting_costs_is_named_where_it_ranks_as_well() -> None:
         (("--share", "0"), "--share in (0, 1]"),
         (("--epochs", "1,x"), "--epochs: expected distinct whole numbers"),
         (("--epochs", "0"), "--epochs: expected distinct whole numbers"),
+        (("--learning-rates", "0.1,0.1"), "--learning-rates: expected distinct numbers > 0"),
+        (("--learning-rates", "nan"), "--learning-rates: expected distinct numbers > 0"),
         (("--births", "gated,soft"), "--births: expected distinct names of gated, hard, distilled"),
         (("search.depth=1", "search.ops=[identity]"), "the space is too small"),
         (("search.depht=1",), "did you mean"),
@@ -213,7 +254,7 @@ def test_halving_does_not_bound_the_lengths_of_an_audit(tmp_path: Path) -> None:
     words = [f"runs={tmp_path}", "search.halving={factor: 4, rungs: 2}", "search.trial.epochs=8"]
     plan = Plan.of(config.load(stub_run.SMOKE, words))
     base = plan.base_training(plan.prepare(tmp_path / "data"), tmp_path / "base.safetensors")
-    found = auditing.stages(plan, base, [2, 4, 8], ["gated"])
+    found = auditing.stages(plan, base, auditing.Ways(["gated"], [2, 4, 8]))
     assert [stage.training.recipe.epochs for stage in found[:3]] == [2, 4, 8]
 
 
@@ -233,7 +274,7 @@ def test_random_candidates_are_distinct_and_of_their_seed() -> None:
 def test_from_scratch_is_the_network_of_the_tree_with_weights_of_its_seed(tmp_path: Path) -> None:
     plan = Plan.of(config.load(stub_run.SMOKE, stub_run.TINY))
     base = plan.base_training(plan.prepare(tmp_path), tmp_path / "base.safetensors")
-    fresh = auditing.stages(plan, base, [1], ["gated"])[-1]
+    fresh = auditing.stages(plan, base, auditing.Ways(["gated"], [1]))[-1]
     candidate = auditing.random_candidates(plan.limits, 1, 0)[0]
     job = fresh.job(candidate, 0, 0)
     network = evaluators.build(job)
@@ -257,8 +298,8 @@ def test_the_command_audits_with_real_trainings(tmp_path: Path) -> None:
     found = found_in(tmp_path)
     assert len(found["rows"]) == 2 * 2 + 2 + 1 and found["failed"] == {}
     for name, row in found["rows"].items():
-        for tau in row["tau"].values():
+        for tau in (tau for by_metric in row["tau"].values() for tau in by_metric.values()):
             assert -1 <= tau["low"] <= tau["high"] <= 1
-        if name != audit.CONTROL:
+        if name != verdict.CONTROL:
             assert row["seconds"] > 0 and row["images"] in (64, 128)
-            assert len(np.unique(row["scores"])) > 1
+            assert all(len(np.unique(scores)) > 1 for scores in row["scores"].values())

@@ -52,13 +52,13 @@ def test_runs_are_compared_and_read_again_without_another_training(
     monkeypatch.setattr(evaluators, "train", train)
     monkeypatch.setattr(evaluators, "score", stub_run.score)
     words = [str(stub_run.SMOKE), "--seeds", "1", "--controllers", "reinforce,random"]
-    words += [f"runs={tmp_path}", *stub_run.TINY]
+    words += [f"runs={tmp_path}", *stub_run.TINY, "final.wider=true"]
     assert compare.main(words) == 0
     first = (tmp_path / "smoke-compare" / "comparison.json").read_text()
     once = len(trained)
     assert once > 0 and compare.main(words) == 0 and len(trained) == once
     assert (tmp_path / "smoke-compare" / "comparison.json").read_text() == first
-    assert "test" in json.loads(first)["controllers"]["random"][0]
+    assert {"test", "base", "wider"} <= set(json.loads(first)["controllers"]["random"][0])
 
 
 def test_a_setting_that_is_refused_leaves_no_run_behind(

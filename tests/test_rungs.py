@@ -22,6 +22,7 @@ from tests import stub_run
 
 HALVING = ("search.halving={factor: 2, rungs: 3}", "search.trial.epochs=4", "search.episodes=5")
 SEARCH = ("search.trials=12", *HALVING)
+ASYNCHRONOUS = (*SEARCH, "search.control=false", "search.asynchronous=true")
 
 
 def made_up(job: Training) -> Trained:
@@ -182,6 +183,47 @@ def _breaking(
     return breaking
 
 
+def test_an_asynchronous_search_promotes_who_is_among_the_best_so_far(
+    trained: list[Training], tmp_path: Path
+) -> None:
+    stub_run.run(tmp_path, *ASYNCHRONOUS)
+    ledger = ledgers(tmp_path / "smoke")["search"]
+    trials = {str(trial.candidate.tree): trial for trial in ledger.trials()}
+    seen: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    lines: dict[str, list[int]] = {}
+    for job in trained:  # by one worker: in this order
+        key, epochs = str(job.tree), job.recipe.epochs
+        lines.setdefault(key, []).append(epochs)
+        outcome = ledger.rung(trials[key].number, epochs)
+        assert outcome is not None
+        accuracy = -1.0 if outcome.accuracy is None else outcome.accuracy
+        seen[epochs].append(accuracy)
+        better = sum(other > accuracy for other in seen[epochs])
+        goes_on = accuracy >= 0 and better < (len(seen[epochs]) + 1) // 2
+        ended = trials[key].outcome.stopped == epochs or _diverges(job)
+        assert goes_on is not ended or epochs == 4
+    assert len(lines) == len(trials) >= 12
+    assert {tuple(line) for line in lines.values()} == {(1,), (1, 2), (1, 2, 4)}
+    assert len(seen[4]) < len(seen[2]) < len(seen[1])
+
+
+@pytest.mark.parametrize("at", [3, 9])
+def test_an_asynchronous_search_that_was_broken_off_trains_nothing_twice(
+    at: int, trained: list[Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluators, "train", _breaking(evaluators.train, trained, at))
+        with pytest.raises(KeyboardInterrupt):
+            stub_run.run(tmp_path, *ASYNCHRONOUS)
+    stub_run.run(tmp_path, *ASYNCHRONOUS)
+    done = [(str(job.tree), job.recipe.epochs) for job in trained]
+    assert len(set(done)) == len(done)
+    rows = results.trials(tmp_path / "smoke")
+    assert len(rows) >= 12 and all(row["status"] in ("ok", "diverged") for row in rows)
+    images = ledgers(tmp_path / "smoke")["search"].images()
+    assert images == sum(10 * j.recipe.epochs for j in trained if not _diverges(j))
+
+
 def test_a_batch_that_fails_throughout_is_run_again_by_a_resume(
     trained: list[Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +274,6 @@ def test_what_was_trained_longer_is_better_whatever_its_reward() -> None:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (("search.asynchronous=true",), "search.asynchronous must be false"),
         (("search.trial.epochs=3",), "at least 1 epochs, got 0 of 3 with factor 2 and 3 rungs"),
         (
             ("search.trial.birth=distilled", "search.trial.epochs=7"),

@@ -154,6 +154,16 @@ def test_accuracy_is_the_share_of_right_answers_and_keeps_the_mode() -> None:
         assert model.training is mode
 
 
+def test_the_loss_of_an_evaluation_is_the_mean_over_all_images() -> None:
+    few = [
+        (torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1])),
+        (torch.zeros(1, 1, 2, 2), torch.tensor([0])),
+    ]
+    found = training.evaluate(Constant(), few)
+    right, wrong = math.log1p(math.exp(-1)), math.log1p(math.exp(1))
+    assert found.accuracy == 0.5 and found.loss == pytest.approx((2 * right + 2 * wrong) / 4)
+
+
 def test_a_part_that_was_put_into_eval_mode_stays_in_it() -> None:
     model = network().train()
     model.stem.eval()

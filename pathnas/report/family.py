@@ -7,6 +7,7 @@ a network's output is measured by :func:`pathnas.growth.transform`; here it is t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 from pathnas import cell, rounds, transforms
@@ -15,7 +16,7 @@ from pathnas import tree as trees
 from pathnas.cell import Site
 from pathnas.facts import Facts
 from pathnas.transforms import Birth, Branch, Insert, Transform
-from pathnas.tree import BASE_TREE, Node
+from pathnas.tree import BASE_TREE, Node, Path
 
 LEFT = 34
 """Letters for a transform, before what it adds."""
@@ -47,7 +48,7 @@ class Family:
             row: of the trial.
             tree: of the trial.
         """
-        if tree == self._start:
+        if self._start is not None and tree == self._from(tree, self._start):
             return "the base network itself"
         parts = ["base network"]
         known = self._rows.get(row["search"], {})
@@ -71,32 +72,51 @@ class Family:
             Nothing if no transform did, or if that is not known.
         """
         way = self._way(tree)
-        steps = self._steps(tree)
+        named = [
+            (f"{trees.stage_name(path[0])} " if path else "", step)
+            for path, step in self._steps(tree)
+        ]
+        steps = [step for _, step in named]
         if not steps:
             return []
         costs = f"{'parameters':>11}{'multiply-adds':>15}  " if self._sites else ""
         lines = [f"{'receipt':<{LEFT}}{costs}at birth"]
         lines += [
-            f"{'  ' + _written(step):<{LEFT}}{self._added(before, after)}{self._law([step])}"
-            for step, before, after in zip(steps, way, way[1:], strict=False)
+            f"{f'  {where}{_written(step)}':<{LEFT}}{self._added(*pair)}{self._law([step])}"
+            for (where, step), pair in zip(named, pairwise(way), strict=True)
         ]
         if len(steps) > 1:
             whole = f"  all {len(steps)} together"
             lines.append(f"{whole:<{LEFT}}{self._added(way[0], way[-1])}{self._law(steps)}")
         return lines
 
-    def _steps(self, tree: Node) -> list[Transform]:
+    def _from(self, tree: Node, start: Node) -> Node:
+        """Returns what a tree has grown from, for each stage if each has a tree of its own."""
+        if tree.merge != "stages":
+            return start
+        return trees.staged(trees.stages(start, len(tree.edges)))
+
+    def _steps(self, tree: Node) -> list[tuple[Path, Transform]]:
+        """Returns the transforms, each with the path of the stage's tree that it changes."""
         if self._plugins or self._start is None:  # only the user's own code knows the operations
             return []
-        return transforms.growth(tree, self._start)
+        start = self._from(tree, self._start)
+        paths: list[Path] = [()]
+        if tree.merge == "stages":
+            paths = [(number,) for number in range(len(tree.edges))]
+        return [
+            (path, step)
+            for path in paths
+            for step in transforms.growth(trees.node_at(tree, path), trees.node_at(start, path))
+        ]
 
     def _way(self, tree: Node) -> list[Node]:
         """Returns the trees that the transforms lead through, both ends included."""
         if self._start is None:
             return [tree]
-        way = [self._start]
-        for step in self._steps(tree):
-            way.append(step(way[-1]))
+        way = [self._from(tree, self._start)]
+        for path, step in self._steps(tree):
+            way.append(trees.with_node(way[-1], path, step(trees.node_at(way[-1], path))))
         return way
 
     def _added(self, before: Node, after: Node) -> str:
@@ -107,7 +127,14 @@ class Family:
         return f"{parameters:>+11,}{macs:>+15,}  "
 
     def _cost(self, tree: Node) -> tuple[int, int]:
-        costs = [(cell.cost(tree, spec), positions) for spec, positions in self._sites]
+        parts = [tuple(self._sites)]
+        if tree.merge == "stages":
+            parts = cell.by_stage(self._sites)
+        costs = [
+            (cell.cost(own, spec), positions)
+            for own, sites in zip(trees.stages(tree), parts, strict=True)
+            for spec, positions in sites
+        ]
         return (
             sum(one.parameters for one, _ in costs),
             sum(one.macs * positions for one, positions in costs),
