@@ -42,8 +42,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seeds", type=int, default=3, help="of each training (default: 3)")
     found.add_argument(
         "--epochs",
-        help="lengths of trials, with commas (default: a quarter, half and all of those of "
-        "search.trial)",
+        help="lengths of trials, with commas (default: half, once and twice those of search.trial)",
     )
     found.add_argument(
         "--births",
@@ -116,7 +115,7 @@ def _ways(options: argparse.Namespace, epochs: int) -> Ways:
         raise ValueError(
             f"--births: expected distinct names of {', '.join(BIRTHS)}, got {options.births!r}"
         )
-    lengths = sorted({max(1, round(epochs * share)) for share in (0.25, 0.5, 1.0)})
+    lengths = sorted({max(1, round(epochs * share)) for share in (0.5, 1, 2)})
     if options.epochs is not None:
         lengths = [int(number) for number in _numbers("--epochs", options.epochs, int)]
     rates = []

@@ -14,12 +14,14 @@ import torch
 
 from pathnas import facts, report, run, transforms
 from pathnas import tree as trees
+from pathnas.cell import Site
 from pathnas.counting import random_trees
 from pathnas.database import Database
 from pathnas.decisions import Limits
 from pathnas.report import __main__ as command
 from pathnas.report import charts, pages, views
 from pathnas.report.family import Family
+from pathnas.specs import CellSpec, Conv
 from pathnas.store import RECORD
 from pathnas.transforms import Branch, Insert, Replace
 from tests.test_facts import ended  # noqa: F401
@@ -280,6 +282,21 @@ def test_what_grew_in_a_later_round_starts_from_the_tree_before(copy: Path) -> N
     assert line.split()[0] == "Insert((0,))"
     (grown / "tree.json").unlink()
     assert Family(found).receipt(start) == []
+
+
+def test_where_stages_have_trees_of_their_own_a_receipt_tells_them_apart(copy: Path) -> None:
+    found = facts.read(copy)
+    spec = Conv(8, 8)
+    sites = [Site(CellSpec(spec), 64), Site(CellSpec(spec), 16)]
+    double = Branch((), "add", 2)(trees.BASE_TREE)
+    tree = trees.staged([trees.BASE_TREE, double])
+    family = Family(found, sites)
+    _, line = family.receipt(tree)
+    assert line.split()[:2] == ["stage2", "Branch((),"]
+    assert line.split()[-2] == f"+{16 * spec.weights:,}"  # positions of the second stage alone
+    base = trees.staged([trees.BASE_TREE, trees.BASE_TREE])
+    row = found.trials["search"][0]
+    assert family.receipt(base) == [] and family.line(row, base) == "the base network itself"
 
 
 @pytest.mark.slow
