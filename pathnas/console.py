@@ -1,15 +1,31 @@
 """What a run prints: a bar with the time left, and one line for each thing that is done."""
 
+# Commands make their parsers with it before threads are set: it imports no torch.
 from __future__ import annotations
 
+import argparse
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pathnas.outcomes import Candidate, Outcome
+if TYPE_CHECKING:
+    from pathnas.outcomes import Candidate, Outcome
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--quiet`` and ``--verbose`` to the options of a command."""
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("--quiet", action="store_true", help="print only the result")
+    how_much.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print, with the time, also what begins, how long it took, what each update of the "
+        "controller did, and the tracebacks of what failed",
+    )
 
 
 class Console:
@@ -17,10 +33,12 @@ class Console:
 
     Args:
         quiet: print nothing.
+        verbose: print details too, unless it is quiet.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
+        self.verbose = verbose and not quiet
         self._bar: tqdm[Any] | None = None
 
     def line(self, text: str = "") -> None:
@@ -28,6 +46,25 @@ class Console:
         if not self.quiet:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+
+    def detail(self, text: str) -> None:
+        """Prints a line with the time of day, if the console is verbose."""
+        if self.verbose:
+            self.line(f"[{time.strftime('%H:%M:%S')}] {text}")
+
+    def failed(self, what: str, traceback: str | None) -> None:
+        """Prints where something failed, as far as that is known, if the console is verbose."""
+        if self.verbose and traceback:
+            self.detail(f"{what} failed:")
+            self.line("    " + traceback.rstrip().replace("\n", "\n    "))
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Prints when a block begins and how long it took, if the console is verbose."""
+        self.detail(f"{what} begins")
+        start = time.perf_counter()
+        yield
+        self.detail(f"{what} took {time.perf_counter() - start:.1f} s")
 
     def notes(self, notes: list[str]) -> None:
         """Prints what a person should know, once: the list is emptied."""
@@ -73,4 +110,10 @@ class Console:
         else:
             what = f"accuracy {outcome.accuracy:.4f}  best {best:.4f}"
         self.line(f"{number:4d}  {what}  {candidate.key}")
+        self.failed(candidate.key, outcome.traceback)
+        if outcome.macs is not None:
+            self.detail(
+                f"{outcome.seconds:.1f} s, {outcome.images:,} images, {outcome.macs:,} "
+                f"multiply-adds, training loss {outcome.curve[-1] if outcome.curve else '?':.4}"
+            )
         self.advance()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathnas import ops
 from pathnas import tree as trees
 from pathnas.cell import Cost, Site, by_stage, edge_ranges, normed
-from pathnas.specs import CellSpec
+from pathnas.specs import CellSpec, Conv
 from pathnas.tree import BASE_OP, Node, Path
 
 
@@ -36,6 +36,24 @@ def edges(tree: Node, sites: Sequence[Site]) -> dict[Path, Cost]:
             macs = before.macs + cost.macs * positions
             found[path] = Cost(before.parameters + cost.parameters, macs)
     return found
+
+
+def parameters(tree: Node, width: int) -> dict[Path, float]:
+    """Returns the parameters of every edge's operation in a cell that was a 3x3 convolution.
+
+    Args:
+        tree: that the cell holds, or one of each stage.
+        width: channels in and out, at least 1.
+
+    Raises:
+        ValueError: if the cell cannot hold the tree, or the width is less.
+    """
+    if width < 1:
+        raise ValueError(f"expected a width of at least 1 channel, got {width}")
+    spec = CellSpec(Conv(width, width))
+    # Parameters do not depend on how many positions a stage has.
+    sites = [Site(spec, positions) for positions, _ in enumerate(trees.stages(tree), start=1)]
+    return {path: cost.parameters for path, cost in edges(tree, sites).items()}
 
 
 def _edges(

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pathnas.exits import EXIT_FAILED, EXIT_USAGE, fail
-from pathnas.tree import Node
-from pathnas.tree import Path as TreePath
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     options = parser().parse_args(arguments)
-    from pathnas import drawing, files, train_settings
+    from pathnas import costs, drawing, files, train_settings
     from pathnas import tree as trees
     from pathnas.plugins import Plugins
 
@@ -47,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tree = found.tree
         if found.config is not None and options.width is not None:
             Plugins(found.config.plugins)  # their operations have a cost
-        costs = None if options.width is None else _costs(tree, options.width)
+        if options.width is not None and options.width < 1:
+            raise ValueError(f"--width: expected at least 1 channel, got {options.width}")
+        weights = None if options.width is None else costs.parameters(tree, options.width)
         kind = options.output.suffix[1:].lower() if options.output is not None else "svg"
         if kind not in drawing.KINDS:
             kinds = ", ".join(f".{one}" for one in drawing.KINDS)
@@ -60,27 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(trees.indented(tree))
     if options.output is not None:
         try:
-            picture = drawing.render(tree, kind, title=options.title, costs=costs)
+            picture = drawing.render(tree, kind, title=options.title, costs=weights)
             files.write(options.output, picture)
         except OSError as error:
             return fail(EXIT_FAILED, f"the picture could not be written: {error}")
         if not options.json:
             print(f"{tree} is in {options.output}")
     return 0
-
-
-def _costs(tree: Node, width: int) -> dict[TreePath, float]:
-    from pathnas import costs
-    from pathnas import tree as trees
-    from pathnas.cell import Site
-    from pathnas.specs import CellSpec, Conv
-
-    if width < 1:
-        raise ValueError(f"--width: expected at least 1 channel, got {width}")
-    spec = CellSpec(Conv(width, width))
-    # Parameters do not depend on how many positions a stage has.
-    sites = [Site(spec, positions) for positions, _ in enumerate(trees.stages(tree), start=1)]
-    return {path: cost.parameters for path, cost in costs.edges(tree, sites).items()}
 
 
 if __name__ == "__main__":

@@ -247,6 +247,7 @@ class Experiment:
             for update in self._updates(learner, trials, progress, budget, generator):
                 seconds = self.store.clock.seconds(name)
                 ledger.learned(update, learner, seconds)
+                console.detail(told(update))
                 self._show(name, update, shown, seconds, budget.trials)
         if not progress.record.best():
             raise SearchError(f"no trial of the {name} succeeded")
@@ -382,6 +383,14 @@ class Experiment:
                 "cpu": torch.backends.cpu.get_cpu_capability(),
             },
         }
+
+
+def told(update: Update) -> str:
+    """Writes what an update of a learner did on one line."""
+    rewards, metrics = update.rewards, update.metrics
+    parts = [f"{len(update.trials)} new trees", f"mean reward {sum(rewards) / len(rewards):.4f}"]
+    parts += [f"{name} {metrics[name]:.4f}" for name in ("loss", "entropy") if name in metrics]
+    return f"update {update.number}: " + ", ".join(parts)
 
 
 SEEDS = ("base", "search", "control", "full", "wider")

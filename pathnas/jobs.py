@@ -87,7 +87,7 @@ class Jobs:
         """Counts the seconds of a block, and the training images of its jobs, under a name."""
         self.images[name] = 0
         self._phase = name
-        with self.store.clock.phase(name):
+        with self.console.timed(f"phase {name}"), self.store.clock.phase(name):
             yield
 
     def all(
@@ -125,6 +125,7 @@ class Jobs:
                 if result.failure is None:
                     kept = {"value": _plain(result.value), "seconds": result.seconds}
                     self.store.put_training(name, prints[name], kept, outputs[name])
+                    self.console.detail(f"{name} took {result.seconds:.1f} s")
                 self.console.advance()
         return {name: results[name] for name in jobs}
 
@@ -145,6 +146,7 @@ class Jobs:
                 self.images[self._phase] += trained.images
             elif result.failure is not None:
                 self.console.line(f"{title}: {job.tree}: {result.failure.reason}")
+                self.console.failed(name, result.failure.traceback)
         return finished
 
 

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pathnas import run
+from pathnas import console, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="key=value", help="override of a key that may change"
     )
     found.add_argument("--extend", metavar="trials=N", help="enlarge the budget")
-    found.add_argument("--quiet", action="store_true", help="print only the result")
+    console.add_options(found)
     found.add_argument("--json", action="store_true", help="print the summary alone, as JSON")
     return found
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = ["--resume", options.folder, *options.overrides]
     if options.extend is not None:
         words += ["--extend", options.extend]
-    words += [f"--{name}" for name in ("quiet", "json") if getattr(options, name)]
+    words += [f"--{name}" for name in ("quiet", "verbose", "json") if getattr(options, name)]
     return run.main(words)
 
 

@@ -10,10 +10,12 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pathnas import console
 from pathnas.executors import THREADS
 from pathnas.exits import EXIT_DAMAGED, EXIT_FAILED, EXIT_IN_USE, EXIT_USAGE, fail
 
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--new", action="store_true", help="begin another run beside those of the same name"
     )
-    found.add_argument("--quiet", action="store_true", help="print only the result")
+    console.add_options(found)
     found.add_argument("--json", action="store_true", help="print the summary alone, as JSON")
     return found
 
@@ -77,9 +79,8 @@ def _command(options: argparse.Namespace) -> int:
 def _round(config: Config, options: argparse.Namespace, *, last: bool) -> int:
     """Does a run, or what is left of it, and returns the exit code."""
     from pathnas import experiment, folder, plan
-    from pathnas.console import Console
 
-    console = Console(quiet=options.quiet or options.json)
+    shown = console.Console(quiet=options.quiet or options.json, verbose=options.verbose)
     try:
         planned = plan.Plan.of(config)
     except (ValueError, FileNotFoundError, ImportError) as error:
@@ -87,7 +88,7 @@ def _round(config: Config, options: argparse.Namespace, *, last: bool) -> int:
     try:
         with folder.open_run(config) as store:
             try:
-                summary = experiment.run(planned, store, console)
+                summary = experiment.run(planned, store, shown)
             except KeyboardInterrupt:
                 place = shlex.quote(str(store.path))
                 print(f"to continue: python -m pathnas.run --resume {place}", file=sys.stderr)
@@ -96,6 +97,7 @@ def _round(config: Config, options: argparse.Namespace, *, last: bool) -> int:
                 text = json.dumps(summary) if options.json else result(summary)
             _report(store.path)
     except (RuntimeError, OSError, ValueError) as error:
+        shown.failed("the run", traceback.format_exc())
         return stopped(error, "run")
     if last or not options.json:
         print(text)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pathnas import console
 from pathnas.executors import THREADS
 from pathnas.exits import EXIT_DAMAGED, EXIT_FAILED, EXIT_IN_USE, EXIT_USAGE
 from pathnas.interrupts import Interrupted, Interrupts
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--recipe", help="name of a recipe, such as cifar10_300")
     found.add_argument("--config", type=Path, help="YAML file of settings")
     found.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
-    found.add_argument("--quiet", action="store_true", help="print only the result")
+    console.add_options(found)
     return found
 
 
@@ -72,14 +74,14 @@ def _command(options: argparse.Namespace) -> int:
         return _end(error, EXIT_USAGE)
     with parallel.joined(device) as group:
         job = train_job.Job(settings, found.tree, TrainFolder(options.to), group)
-        return _train(job, quiet=options.quiet or not group.first)
+        quiet = options.quiet or not group.first
+        return _train(job, console.Console(quiet=quiet, verbose=options.verbose))
 
 
-def _train(job: Job, *, quiet: bool) -> int:
+def _train(job: Job, shown: console.Console) -> int:
     """Prepares in the first process, and trains in all."""
     from pathnas import full_training
     from pathnas.checkpoints import Damaged
-    from pathnas.console import Console
 
     with ExitStack() as stack:
         code, test = _prepare(job, stack) if job.group.first else (0, None)
@@ -87,11 +89,11 @@ def _train(job: Job, *, quiet: bool) -> int:
         if code:
             return 0 if code == _DONE else code
         try:
-            console = Console(quiet=quiet)
-            found = full_training.run(job, test, console=console)
+            found = full_training.run(job, test, console=shown)
         except Damaged as error:
             return _end(error, EXIT_DAMAGED)
         except (RuntimeError, FloatingPointError, OSError, ValueError) as error:
+            shown.failed("the training", traceback.format_exc())
             return _end(f"the training failed: {error}", EXIT_FAILED)
     if job.group.first:
         print(result(found))

@@ -99,6 +99,7 @@ class Trials:
                 answered.append(self.show((number, candidate, outcome)))
             else:
                 sent.append((number, candidate, self.ledger.start(number)))
+                self.console.detail(f"trial {number} begins: {key}")
                 yield candidate
 
     def show(self, ended: Ended) -> Ended:

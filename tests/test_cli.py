@@ -118,10 +118,10 @@ def test_an_interrupt_is_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resume_hands_its_words_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     monkeypatch.setattr(run, "main", lambda words: seen.append(list(words)) or 3)
-    words = ["runs/x", "workers.count=1", "--extend", "trials=5", "--quiet", "--json"]
+    words = ["runs/x", "workers.count=1", "--extend", "trials=5", "--verbose", "--json"]
     assert resume.main(words) == 3
     expected = ["--resume", "runs/x", "workers.count=1", "--extend", "trials=5"]
-    assert seen == [[*expected, "--quiet", "--json"]]
+    assert seen == [[*expected, "--verbose", "--json"]]
 
 
 @pytest.mark.parametrize(
