@@ -7,15 +7,18 @@ gradients), and called again on the stored observations in the update.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from pathnas.controllers.tree_lstm import Memory, TreeLSTM, linear
+from pathnas.controllers.frozen import FrozenPolicy
+from pathnas.controllers.tree_lstm import TreeLSTM, linear
 from pathnas.decisions import KINDS, MERGES, Actions, Limits, State
-from pathnas.envs.observation import BASE, QUESTIONS, encode_all
+from pathnas.envs.observation import QUESTIONS, encode_all, sizes
 from pathnas.tree import Node
 
 Observations = Mapping[str, Any]
@@ -56,21 +59,30 @@ def masked(logits: Tensor, allowed: Tensor) -> MaskedCategorical:
     Raises:
         ValueError: if a row allows nothing.
     """
-    some = allowed.any(dim=1)
-    if not bool(some.all()):
-        rows = (~some).nonzero().flatten().tolist()
-        raise ValueError(f"the mask must allow at least one action, got none in rows {rows}")
+    require_some(allowed.numpy())
     return MaskedCategorical(logits=logits.masked_fill(~allowed, -torch.inf), validate_args=False)
 
 
-def allowed_actions(observations: Observations, actions: Actions) -> Tensor:
+def require_some(allowed: NDArray[np.bool_]) -> None:
+    """Checks that every row of `[B, A]` allows an action.
+
+    Raises:
+        ValueError: if a row allows nothing.
+    """
+    some = allowed.any(axis=1)
+    if not some.all():
+        rows = np.flatnonzero(~some).tolist()
+        raise ValueError(f"the mask must allow at least one action, got none in rows {rows}")
+
+
+def allowed_actions(observations: Observations, actions: Actions) -> NDArray[np.bool_]:
     """Returns where the mask allows an action, `[B, A]` bool.
 
     Raises:
         ValueError: if the mask is not as wide as the table of actions.
     """
-    mask = torch.from_numpy(observations["action_mask"] != 0)
-    if mask.dim() != 2 or mask.shape[1] != len(actions):
+    mask: NDArray[np.bool_] = observations["action_mask"] != 0
+    if mask.ndim != 2 or mask.shape[1] != len(actions):
         raise ValueError(
             f"expected masks [B, {len(actions)}] for the actions {actions.names}, got "
             f"{list(mask.shape)}"
@@ -93,8 +105,6 @@ class Controller(nn.Module):
         seed: of the initial weights; torch's global random state is neither read nor changed.
     """
 
-    answers: Tensor
-
     def __init__(
         self,
         actions: Actions | None = None,
@@ -108,8 +118,9 @@ class Controller(nn.Module):
         self.actions = actions or Actions()
         generator = torch.Generator().manual_seed(seed)
         adds, concats = (max(n for merge, n in MERGES if merge == m) for m in ("add", "concat"))
-        ops = BASE + 1 + len(self.actions.ops)
-        self.tree_lstm = TreeLSTM(ops, adds, concats, embedding, hidden, generator)
+        ops, nodes, branches = sizes(self.actions)
+        adds = max(adds, branches)
+        self.tree_lstm = TreeLSTM(ops, adds, concats, embedding, hidden, generator, nodes=nodes)
         self.merges = tuple(dict.fromkeys(merge for merge, _ in MERGES))
         outputs = {
             "merge": 1 + len(self.merges),
@@ -120,7 +131,7 @@ class Controller(nn.Module):
         self.heads = nn.ModuleDict(
             {kind: _head(2 * hidden, head, n, generator) for kind, n in outputs.items()}
         )
-        self.register_buffer("answers", _answers(self.actions), persistent=False)
+        self._answers = _answers(self.actions)
 
     def frozen(self) -> Policy:
         """Returns the same policy as it acts while its weights do not change.
@@ -128,30 +139,27 @@ class Controller(nn.Module):
         It takes no gradients, and remembers what it has read: the subtrees of one call are not
         read again in the next.
         """
-        memory = self.tree_lstm.memory()
+        frozen = FrozenPolicy(self.tree_lstm, self.heads, self.actions)
 
-        @torch.inference_mode()
-        def policy(observations: Observations) -> MaskedCategorical:
-            return cast(MaskedCategorical, self(observations, memory))
+        def policy(observations: Observations) -> Categorical:
+            probabilities = frozen(observations, self._allowed(observations))
+            return Categorical(probs=torch.from_numpy(probabilities), validate_args=False)
 
         return policy
 
-    def forward(
-        self, observations: Observations, memory: Memory | None = None
-    ) -> MaskedCategorical:
+    def forward(self, observations: Observations) -> MaskedCategorical:
         """Returns the distribution over the flat table of actions, `[B, A]`.
 
         Args:
             observations: the batch.
-            memory: of earlier calls with the same weights; see :meth:`frozen`.
 
         Raises:
             ValueError: if a row's mask allows no answer to its question, the mask is not as wide
                 as the table of actions, or a node has more branches than any merge makes.
         """
         question = torch.from_numpy(observations["question"])
-        allowed = allowed_actions(observations, self.actions) & self.answers[question]
-        features = self.tree_lstm(observations, memory)
+        allowed = torch.from_numpy(self._allowed(observations))
+        features = self.tree_lstm(observations)
         logits = features.new_zeros(allowed.shape)
         for kind in KINDS:
             rows = (question == QUESTIONS.index(kind)).nonzero().flatten()
@@ -165,6 +173,13 @@ class Controller(nn.Module):
             margins = answers.start, len(self.actions) - answers.stop
             logits = logits.index_copy(0, rows, nn.functional.pad(scores, margins))
         return masked(logits, allowed)
+
+    def _allowed(self, observations: Observations) -> NDArray[np.bool_]:
+        """Returns what answers the question and is allowed, `[B, A]`; something in every row."""
+        answers = self._answers[observations["question"]]
+        allowed = allowed_actions(observations, self.actions) & answers
+        require_some(allowed)
+        return allowed
 
     @torch.inference_mode()
     def encode(self, trees: Sequence[Node], limits: Limits) -> Tensor:
@@ -190,9 +205,9 @@ class Controller(nn.Module):
         return torch.stack(columns, dim=1)
 
 
-def _answers(actions: Actions) -> Tensor:
+def _answers(actions: Actions) -> NDArray[np.bool_]:
     """Returns which actions answer which question, `[questions, A]`; any, when none is asked."""
-    table = torch.ones(len(QUESTIONS), len(actions), dtype=torch.bool)
+    table = np.ones((len(QUESTIONS), len(actions)), dtype=np.bool_)
     for kind in KINDS:
         row = table[QUESTIONS.index(kind)]
         row[:] = False

@@ -35,4 +35,4 @@ class RandomController:
             ValueError: if a row allows nothing, or the mask is not as wide as the table.
         """
         allowed = allowed_actions(observations, self.actions)
-        return masked(torch.zeros(allowed.shape), allowed)
+        return masked(torch.zeros(allowed.shape), torch.from_numpy(allowed))

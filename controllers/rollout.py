@@ -102,7 +102,7 @@ def rollout(
     active, states, rows, first = list(range(episodes)), reached[:1], [0] * episodes, 0
     while active:
         batches.append(observation.encode_all(states, limits))
-        probabilities = policy(batches[-1]).probs[rows]
+        probabilities = policy(batches[-1]).probs[torch.tensor(rows)]
         actions = torch.multinomial(probabilities, 1, generator=generator).flatten().tolist()
         answered: dict[tuple[int, int], State] = {}  # who answers alike stands in one state
         for index, row, action in zip(active, rows, actions, strict=True):

@@ -81,14 +81,19 @@ class PathLevelEnv(gymnasium.Env[Observation, Action]):
 
     | Key | Shape | Values | Meaning |
     |---|---|---|---|
-    | `op` | `[N]` | 0: none (root, padding), 1: base, 2...: `limits.ops` | operation of the edge |
+    | `op` | `[N]` | 0: none (root, padding), 1: base, 2...: `limits.ops`, then the stages | \
+operation of the edge |
     | `node` | `[N]` | 0: padding, 1: leaf, 2: one branch, 3: add, 4: concat of a split input, \
-5: concat of a replicated input | type of the node |
+5: concat of a replicated input, 6: stages | type of the node |
     | `parent` | `[N]` | row; 0 for the root | the node from which the edge comes |
     | `position` | `[N]` | 0, 1, 2 | index of the edge among its parent's branches |
     | `question` | scalar | 0: merge, 1: insert, 2: op, 3: done | what is asked |
     | `focus` | scalar | row | the node (merge) or edge (insert, op) that the question is about |
     | `action_mask` | `[A]` | int8 | 1 where the action is allowed; all 1 when done |
+
+    Limits whose ``start`` is one of :func:`pathnas.tree.staged` ask for a tree of each stage of the
+    network, one stage after another. Row 0 is then the network's, with an edge to each stage's
+    tree; without stages none of their values occurs, nor is it in the space.
 
     ## Rewards
     0 until the last decision; then ``reward(outcome)`` of the evaluator's outcome: by default its
@@ -181,20 +186,20 @@ class PathLevelEnv(gymnasium.Env[Observation, Action]):
             InvalidAction: if the action is outside of the action space.
             ResetNeeded: before the first reset, and when the episode has ended.
         """
-        if self.state.done:
+        state = self.state
+        if state.done:
             raise ResetNeeded("the episode has ended: expected reset() before another step()")
         if not self.action_space.contains(action):
             raise InvalidAction(f"expected an action in {self.action_space}, got {action!r}")
         reward, info = 0.0, {"invalid_action": False}
-        if not decisions.mask(self.state, self.limits)[int(action)]:
+        if not decisions.mask(state, self.limits)[int(action)]:
             reward, info = self.invalid_penalty, {"invalid_action": True}
         else:
-            self._state = decisions.step(self.state, int(action), self.limits)
-            if self._state.done:
+            self._state = state = decisions.step(state, int(action), self.limits)
+            if state.done:
                 reward, outcome = self._evaluate()
                 info |= outcome
-        seen = observation.encode(self.state, self.limits)
-        return seen, reward, self.state.done, False, info
+        return observation.encode(state, self.limits), reward, state.done, False, info
 
     def _evaluate(self) -> tuple[float, dict[str, Any]]:
         candidate = Candidate(self.state.tree)

@@ -7,6 +7,7 @@ branches follows from the tree and the cell's spec alone (:func:`edge_ranges`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -100,10 +101,14 @@ def same_borders(tree: Node, grown: Node, path: Path, spec: CellSpec) -> bool:
 
 
 class Cost(NamedTuple):
-    """Parameters, and multiply-adds; of one cell and one output position unless said otherwise."""
+    """Parameters, and multiply-adds; of one cell and one output position unless said otherwise.
+
+    The latency, in nanoseconds, is 0 where it is not known.
+    """
 
     parameters: int
     macs: int
+    latency: int = 0
 
 
 class Site(NamedTuple):
@@ -111,6 +116,17 @@ class Site(NamedTuple):
 
     spec: CellSpec
     positions: int
+
+
+def by_stage(sites: Sequence[Site]) -> list[tuple[Site, ...]]:
+    """Returns the sites of each stage of a network: cells with equally many output positions.
+
+    The stages are in the order of their first sites.
+    """
+    found: dict[int, list[Site]] = {}
+    for site in sites:
+        found.setdefault(site.positions, []).append(site)
+    return list(map(tuple, found.values()))
 
 
 def cost(tree: Node, spec: CellSpec) -> Cost:

@@ -182,32 +182,6 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(seed):
         torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-6)
 
 
-def test_memory_changes_nothing_and_saves_work():
-    limits = LIMITS["default"]
-    network = build(limits)
-    memory = network.memory()
-    states = walk(limits, 3, episodes=4)
-    with torch.no_grad():
-        for state in states:
-            batch = encode([state], limits)
-            torch.testing.assert_close(network(batch, memory), network(batch), rtol=0, atol=1e-6)
-        size = len(memory.forest._places)
-        network(encode(states, limits), memory)
-    assert len(memory.forest._places) == size
-
-
-def test_memory_with_gradients_keeps_the_graph():
-    limits = LIMITS["default"]
-    states = walk(limits, 5, episodes=2)
-    half = len(states) // 2
-    network = build(limits)
-    memory = network.memory()
-    parts = [network(encode(part, limits), memory) for part in (states[:half], states[half:])]
-    found = [g.clone() for g in gradients(network, torch.cat(parts))]
-    for ours, whole in zip(found, gradients(network, network(encode(states, limits))), strict=True):
-        torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-5)
-
-
 def test_equal_subtrees_are_planted_once():
     limits = LIMITS["default"]
     state = State()
