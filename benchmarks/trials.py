@@ -56,11 +56,13 @@ class Case:
         experiment: file whose network, batch size and augmentation are taken.
         tree: a name of :data:`benchmarks.handwritten.TREES`.
         batches: of a round.
+        rounds: by default.
     """
 
     experiment: str
     tree: str
     batches: int
+    rounds: int = 5
 
     @property
     def name(self) -> str:
@@ -69,7 +71,7 @@ class Case:
 
 
 CASES = (
-    *(Case("digits", name, 48) for name in TREES),
+    *(Case("digits", name, 48, 15) for name in TREES),
     *(Case("cifar10_small", name, 3) for name in ("base", "pick 0", "pick 2")),
     *(Case("cifar10", name, 3) for name in ("base", "pick 0")),
 )
@@ -262,7 +264,7 @@ def rows(case: Case, found: dict[str, float], flops: float) -> list[Row]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="images a second of a training, by hand and ours")
-    parser.add_argument("--rounds", type=int, default=7, help="of each case (default: 7)")
+    parser.add_argument("--rounds", type=int, help="of each case (default: 15 of digits, else 5)")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     table.add_option(parser)
     options = parser.parse_args()
@@ -277,7 +279,7 @@ def main() -> None:
     for case in CASES:
         if options.only not in case.name:
             continue
-        found = measure(case, options.rounds)
+        found = measure(case, options.rounds or case.rounds)
         every += rows(case, found, flops)
         figures = "".join(
             f"{1e3 / found[name]:{width}.0f}"

@@ -431,6 +431,11 @@ def set_drop_path(module: nn.Module, rate: float) -> None:
             node.drop = rate
 
 
+def gates(module: nn.Module) -> list[ops.Gate]:
+    """Returns the gates of a network."""
+    return [part for part in module.modules() if isinstance(part, ops.Gate)]
+
+
 def set_gates(module: nn.Module, a: float) -> None:
     """Sets every gate of a network; at 0 the gates are removed and their functions stay."""
     for parent in list(module.modules()):

@@ -183,13 +183,16 @@ class _Plan:
         self.drop_path = drop_path
         self.rising = rising
         self.parts = scheduled.parts(network)
-        self.gated = True
+        self.gates = cell.gates(network)
 
     def begin(self, step: int) -> None:
-        if self.gated:  # a walk over all modules; most steps come after the last gate
+        if self.gates:  # to walk over all modules at every step would cost a tenth of small ones
             a = max(0.0, 1 - step / self.gated_steps)
-            cell.set_gates(self.network, a)
-            self.gated = a > 0
+            for gate in self.gates:
+                gate.a = a
+            if a == 0:
+                cell.set_gates(self.network, a)
+                self.gates = []
         progress = step / self.rates.steps
         for part in self.parts:
             part.advance(progress)
