@@ -2,8 +2,8 @@
 
 While it samples, the controller is asked about a few states at a time, again and again. To call an
 operation then costs more than the operation itself, and torch's cost twice or thrice as much to
-call as numpy's. The products of matrices are torch's still, so it alone says on how many threads.
-Weights are shared with the controller, and so is the structure (:mod:`pathnas.controllers.forest`).
+call as numpy's. Weights are shared with the controller, and so is the structure
+(:mod:`pathnas.controllers.forest`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -126,14 +125,12 @@ def _softmax(logits: Array, allowed: NDArray[np.bool_]) -> Array:
 
 
 def _mlp(head: nn.Module) -> Callable[[Array], Array]:
-    first, first_bias, last, last_bias = head.parameters()
-    biases = _array(first_bias), _array(last_bias)
+    first, first_bias, last, last_bias = map(_array, head.parameters())
 
     def apply(features: Array) -> Array:
-        hidden = _product(features, first)
-        hidden += biases[0]
-        np.maximum(hidden, 0, out=hidden)
-        return _product(hidden, last) + biases[1]
+        hidden = features @ first.T
+        hidden += first_bias
+        return np.maximum(hidden, 0, out=hidden) @ last.T + last_bias
 
     return apply
 
@@ -148,45 +145,52 @@ def _step(step: Step) -> NumpyStep:
 
 
 def _edge_step(step: EdgeStep) -> NumpyStep:
-    size = step.hidden
+    weight, size = _array(step.weight_hh).T, step.hidden
     i, f, u, o = (slice(n * size, (n + 1) * size) for n in range(4))
 
     def apply(gates: Array, h: Array, c: Array) -> tuple[Array, Array]:
-        gates += _product(h[:, 0], step.weight_hh)
+        gates += h[:, 0] @ weight
         return _outputs(gates, c, i, o, u, f)
 
     return apply
 
 
 def _child_sum_step(step: ChildSumStep) -> NumpyStep:
-    size, branches = step.hidden, step.branches
-    own, of_parent = slice(3 * size), slice(-size, None)
-    of_children = slice(3 * size, (3 + branches) * size)
+    own, forget, size, children = (
+        _array(step.gates).T,
+        _array(step.forget).T,
+        step.hidden,
+        step.branches,
+    )
+    parent = None if step.parent is None else _array(step.parent).T
+    places = _node_gates(size)
 
     def apply(gates: Array, h: Array, c: Array) -> tuple[Array, Array]:
-        children = h[:, :branches]
-        gates[:, own] += _product(children.sum(axis=1), step.gates)
-        forget = _product(children.reshape(-1, size), step.forget)
-        gates[:, of_children] += forget.reshape(len(h), -1)
-        if step.parent is not None:
-            above = _product(h[:, -1], step.parent)
-            gates[:, own] += above[:, own]
-            gates[:, of_parent] += above[:, of_parent]
-        return _outputs(gates, c, *_node_gates(size))
+        below = h[:, :children]
+        gates[:, : 3 * size] += below.sum(axis=1) @ own
+        gates[:, 3 * size : (3 + children) * size] += (below.reshape(-1, size) @ forget).reshape(
+            len(h), -1
+        )
+        if parent is not None:
+            above = h[:, -1] @ parent
+            gates[:, : 3 * size] += above[:, : 3 * size]
+            gates[:, -size:] += above[:, 3 * size :]
+        return _outputs(gates, c, *places)
 
     return apply
 
 
 def _nary_step(step: NaryStep) -> NumpyStep:
+    weight, places = _array(step.weight).T, _node_gates(step.hidden)
+
     def apply(gates: Array, h: Array, c: Array) -> tuple[Array, Array]:
-        gates += _product(h.reshape(len(h), -1), step.weight)
-        return _outputs(gates, c, *_node_gates(step.hidden))
+        gates += h.reshape(len(h), -1) @ weight
+        return _outputs(gates, c, *places)
 
     return apply
 
 
 def _node_gates(size: int) -> tuple[slice, slice, slice, slice]:
-    """Returns where the gates of a node are: input, output, update, all forget gates."""
     return slice(size), slice(size, 2 * size), slice(2 * size, 3 * size), slice(3 * size, None)
 
 
@@ -213,12 +217,6 @@ def _outputs(
     state = kept.sum(axis=1)
     state += gates[:, i] * update
     return gates[:, o] * np.tanh(state), state
-
-
-def _product(a: Array, weight: Tensor) -> Array:
-    """Returns rows `[M, K]` times the transpose of a weight `[N, K]`."""
-    found: Array = torch.mm(torch.from_numpy(a), weight.detach().t()).numpy()
-    return found
 
 
 def _array(weights: Tensor) -> Array:

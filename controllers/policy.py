@@ -71,7 +71,7 @@ def require_some(allowed: NDArray[np.bool_]) -> None:
     """
     some = allowed.any(axis=1)
     if not some.all():
-        rows = (~some).nonzero()[0].tolist()
+        rows = np.flatnonzero(~some).tolist()
         raise ValueError(f"the mask must allow at least one action, got none in rows {rows}")
 
 
