@@ -17,12 +17,7 @@ test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 bench: .venv/installed-dev
-	$(BIN)/python -m benchmarks.rollout
-	$(BIN)/python -m benchmarks.controller
-	$(BIN)/python -m benchmarks.growth
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.executors
-	$(BIN)/python -m benchmarks.record
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks --json runs/bench.json
 
 docs: .venv/installed
 	$(BIN)/python -m pip install -q -e '.[docs]'

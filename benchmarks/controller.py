@@ -17,10 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import facts
+from benchmarks import table
+from benchmarks.machine import facts, rate
 from benchmarks.reference_controller import ReferenceController
 from benchmarks.rollout import NO_STEP
+from benchmarks.table import Row
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import rollout
@@ -28,6 +31,9 @@ from pathnas.decisions import Limits
 
 PAIRS = {10: 15, 64: 7, 256: 3}
 """Episodes of an update, and how many pairs are measured by default."""
+
+AIMS = {10: 25.0, 64: 70.0, 256: 130.0}
+"""By episodes, how many times as fast as the reference the controller is meant to be."""
 
 
 def ours(learner: Reinforce, limits: Limits, episodes: int, seed: int) -> int:
@@ -72,23 +78,57 @@ def measure(episodes: int, pairs: int) -> dict[str, float]:
     return dict(zip(names, map(statistics.median, zip(*found, strict=True)), strict=True))
 
 
+def operations(episodes: int) -> float:
+    """Returns the operations of an update's matrix products, for each of its decisions."""
+    learner = Reinforce(Controller(), learning_rate=NO_STEP)
+    batch = rollout(learner.controller, Limits(), episodes, torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        learner.update(batch, [float(index % 2) for index in range(episodes)])
+    return counter.get_total_flops() / sum(len(episode.actions) for episode in batch)
+
+
+def rows(found: dict[int, dict[str, float]], flops: float) -> list[Row]:
+    """Returns the rows of the one table; the floor is that of the update's products.
+
+    Args:
+        found: by episodes, of :func:`measure`.
+        flops: operations a second of matrix products.
+    """
+    return [
+        Row(
+            f"sampling and learning: {episodes} episodes",
+            "ms a decision",
+            row["controller"],
+            "written from the paper",
+            row["reference"],
+            row["ratio"],
+            AIMS[episodes],
+            floor=1e3 * operations(episodes) / flops,
+        )
+        for episodes, row in found.items()
+    ]
+
+
 def main() -> None:
     """Prints the table, and writes it as JSON if asked."""
     parser = argparse.ArgumentParser(description="the controller against its reference")
     parser.add_argument("--pairs", type=int, help="of each row (default: 15, 7, 3)")
     parser.add_argument("--json", type=Path, help="file for the figures")
+    table.add_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(facts())
     print(f"{'episodes':>8} {'reference':>10} {'controller':>11} {'ratio':>6}  (ms a decision)")
-    rows = {}
+    found = {}
     for episodes, pairs in PAIRS.items():
-        row = rows[episodes] = measure(episodes, arguments.pairs or pairs)
+        row = found[episodes] = measure(episodes, arguments.pairs or pairs)
         print(
             f"{episodes:8} {row['reference']:10.3f} {row['controller']:11.4f} {row['ratio']:6.1f}"
         )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": facts(), "rows": rows}, indent=1))
+        arguments.json.write_text(json.dumps({"machine": facts(), "rows": found}, indent=1))
+    if arguments.rows:
+        table.save(arguments.rows, rows(found, rate()))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import table
 from benchmarks.machine import facts
+from benchmarks.table import Row
 from pathnas import executors
 from pathnas.executors import Executor
 
@@ -87,16 +89,29 @@ def measure(jobs: int, steps: int, rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
+def rows(found: dict[str, float]) -> list[Row]:
+    """Returns the rows of the one table from what :func:`measure` found."""
+    two, inline = found["two processes"], found["inline"]
+    start, nothing = found["start of the server"], 1e3 * found["job that does nothing"]
+    return [
+        Row("a batch in two processes", "s", two, "inline", inline, found["ratio"], BAR),
+        Row("a job that does nothing", "ms", nothing),
+        Row("start of the workers' server", "s", start),
+    ]
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="what it costs to run jobs apart")
     parser.add_argument("--jobs", type=int, default=8, help="of a batch (default: 8)")
     parser.add_argument("--steps", type=int, default=200, help="of each (default: 200)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    table.add_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{facts()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     found = measure(arguments.jobs, arguments.steps, arguments.rounds)
+    table.save(arguments.rows, rows(found))
     ratio = found.pop("ratio")
     for name, value in found.items():
         print(f"{name:<24}{1e3 * value:>10.1f} ms")

@@ -20,8 +20,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks.machine import facts
-from pathnas import growth, networks, training
+from benchmarks import table
+from benchmarks.machine import facts, rate
+from benchmarks.table import Row
+from pathnas import growth, networks, probing, training
 from pathnas.cell import Cell
 from pathnas.layers import Deepen, LayerTransform, Widen
 from pathnas.specs import CellSpec, Conv
@@ -45,6 +47,10 @@ DEPTH_3: list[Transform] = [
     Replace((1, 1), "sep_conv3x3"),
     Insert((1, 1)),
 ]
+
+EVALUATIONS, COPIES = 1.5, 2.0
+"""The aims: evaluation passes that growing and calibrating may cost, and copies of a network that a
+layer-level transform may."""
 
 NETWORKS = (
     ("chain 8, 16 on 8x8", "chain", {"widths": (8, 16)}, (1, 8, 8)),
@@ -131,21 +137,47 @@ def network_row(
     return base, after, calibrated, growing, logged, copied
 
 
+def network_rows(title: str, row: tuple[float, ...], floor: float) -> list[Row]:
+    """Returns the row of the one table for a network of :func:`network_row`."""
+    base, _, calibrated, growing, *_ = row
+    cost = growing + calibrated
+    what, against = f"growing, calibrating: {title}", "evaluating the base"
+    return [Row(what, "ms", cost, against, base, cost / base, EVALUATIONS, True, floor)]
+
+
+def transform_rows(found: list[tuple[str, float]], aim: float | None, of: str) -> list[Row]:
+    """Returns the rows of the one table for ratios to a deepcopy."""
+    return [Row(f"{name}: {of}", "copies", ratio, aim=aim, most=True) for name, ratio in found]
+
+
+def pass_floor(
+    name: str, options: dict[str, object], shape: tuple[int, int, int], flops: float
+) -> float:
+    """Returns the milliseconds that an image's pass of a network takes at the least."""
+    network = networks.build(name, channels=shape[0], classes=10, **options)
+    return 2e3 * probing.counted(network, torch.zeros(1, *shape))[1] / flops
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description="what growing costs, as ratios")
     parser.add_argument("--repetitions", type=int, default=7, help="of each figure (default: 7)")
     parser.add_argument("--images", type=int, default=256, help="in the batch (default: 256)")
+    table.add_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    flops = rate()
     print(facts())
     columns = [transform_ratios(width, 3 * arguments.repetitions) for width in (16, 256)]
     print(f"\n{'a transform, in deepcopies of its cell':<40}{'16 wide':>9}{'256 wide':>9}")
     for (name, narrow), (_, wide) in zip(*columns, strict=True):
         print(f"{name:<40}{narrow:9.2f}{wide:9.2f}")
+    every = transform_rows(columns[0], None, "a cell 16 wide")
     print(f"\n{'in deepcopies of the network':<40}{'ResNet-18':>9}")
-    for name, ratio in layer_ratios(torchvision.models.resnet18().eval(), arguments.repetitions):
+    layered = layer_ratios(torchvision.models.resnet18().eval(), arguments.repetitions)
+    every += transform_rows(layered, COPIES, "ResNet-18")
+    for name, ratio in layered:
         print(f"{name:<40}{ratio:9.2f}")
     print(f"\n{arguments.images} images; (growing + calibrating) / evaluating; ms")
     print(
@@ -158,6 +190,9 @@ def main() -> None:
         cost = growing + calibrated
         figures = "".join(f"{figure:8.1f}" for figure in row)
         print(f"{title:<36}{figures}{cost / base:8.2f}{cost / after:8.2f}")
+        floor = arguments.images * pass_floor(name, options, shape, flops)
+        every += network_rows(title, row, floor)
+    table.save(arguments.rows, every)
 
 
 if __name__ == "__main__":

@@ -72,12 +72,12 @@ def curve(job: Training) -> list[Point]:
 def ways(plan: Plan, base: Training, tree: Node) -> dict[str, list[Training]]:
     """Returns the trainings of a tree by way, the full one first.
 
-    The two schedules are that of a full training and one as long as a trial. What is inherited
+    The two schedules are that of a full training and one of half its length. What is inherited
     is trained at the learning rate of a trial in the latter, random weights always at that of a
     full training.
     """
     final, trial = plan.config.final.training, plan.config.search.trial
-    short = final.model_copy(update={"epochs": trial.epochs})
+    short = final.model_copy(update={"epochs": max(1, final.epochs // 2)})
     careful = short.model_copy(update={"learning_rate": trial.learning_rate})
     inherit = replace(plan.inherit(base), tree=tree)
     inherit = replace(inherit, seed=seed_of(plan.config.seed, f"inheriting {tree}"))
@@ -105,11 +105,13 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs an experiment's trees.
 
     Returns:
-        ``bases``: accuracies of the base networks, ``rows``: for each tree its key, the accuracy of
-        its ``base``, that of its ``full`` training and the points of all ``curves``; ``seconds``.
+        ``bases``: accuracies of the base networks; ``images``: that each was trained on; ``rows``:
+        for each tree its key, the accuracy of its ``base``, that of its ``full`` training and the
+        points of all ``curves``; ``seconds``.
     """
     start = time.perf_counter()
     bases: list[float] = []
+    images = 0
     rows: list[dict[str, Any]] = []
     each = -(-arguments.trees // arguments.bases)
     with executors.executor("processes", arguments.workers, experiment.PRELOAD) as executor:
@@ -121,7 +123,9 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as folder:
                 setting = plan.prepare(Path(folder))
                 base = plan.base_training(setting, Path(folder) / "base.safetensors")
-                bases.append(evaluators.train(base).accuracy)
+                trained = evaluators.train(base)
+                bases.append(trained.accuracy)
+                images = trained.images
                 jobs = [
                     (row, way, job)
                     for row, one in enumerate(trees, start=len(rows))
@@ -136,7 +140,8 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 rows[row]["curves"].setdefault(way, []).append(results[index].value)
     for row in rows:
         row["full"] = row["curves"]["inherited"][0][-1].accuracy
-    return {"bases": bases, "rows": rows, "seconds": round(time.perf_counter() - start, 1)}
+    seconds = round(time.perf_counter() - start, 1)
+    return {"bases": bases, "images": images, "rows": rows, "seconds": seconds}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -188,7 +193,10 @@ def main() -> None:
     for name in arguments.data:
         found[name] = measure(name, arguments)
         bases = ", ".join(f"{accuracy:.3f}" for accuracy in found[name]["bases"])
-        print(f"\n{name}: base networks {bases}; {found[name]['seconds']} s\n")
+        print(
+            f"\n{name}: base networks {bases} after {found[name]['images']:,} images; "
+            f"{found[name]['seconds']} s\n"
+        )
         print(table(found[name]["rows"]), flush=True)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     options = {key: str(value) for key, value in vars(arguments).items()}

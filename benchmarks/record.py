@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from benchmarks import table
+from benchmarks.table import Row
 from pathnas import controllers
 from pathnas.controllers.rollout import rollout
 from pathnas.database import Database
@@ -99,17 +101,33 @@ def measure(folder: Path, trials: int, episodes: int) -> dict[str, float]:
     }
 
 
+def rows(found: dict[str, float]) -> list[Row]:
+    """Returns the rows of the one table from what :func:`measure` found; the aims are absolute."""
+    after, file = f"after {found['trials']:.0f}", "a plain file, synced"
+    trial, update, opening = found["trial_ms"], found["checkpoint_ms"], found["open_seconds"]
+    files = found["trial_reference_ms"], found["checkpoint_reference_ms"]
+    return [
+        Row(f"recording a trial, {after}", "ms", trial, file, files[0], aim=10.0, most=True),
+        Row(f"a checkpoint, {after}", "ms", update, file, files[1], aim=50.0, most=True),
+        Row(f"opening a record, {after}", "s", opening, aim=1.0, most=True),
+    ]
+
+
 def main() -> None:
     """Prints the costs at two lengths of a search."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--episodes", type=int, default=10)
+    table.add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    every = []
     for trials in options.trials:
         with tempfile.TemporaryDirectory(dir=".") as folder:
             found = measure(Path(folder), trials, options.episodes)
-        print(json.dumps({name: round(value, 3) for name, value in found.items()}))
+        print(json.dumps({name: round(value, 3) for name, value in found.items()}), flush=True)
+        every += rows(found)
+    table.save(options.rows, every)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import time
 
 import torch
 
+from benchmarks import table
 from benchmarks.machine import facts
+from benchmarks.table import Row
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import rollout
@@ -42,21 +44,31 @@ def measure(episodes: int, repetitions: int) -> tuple[float, float, float]:
     return statistics.median(decided), statistics.median(sampling), statistics.median(gradient)
 
 
+def rows(episodes: int, sampling: float, gradient: float) -> list[Row]:
+    """Returns the rows of the one table, of milliseconds a decision."""
+    halves = {"sampling": sampling, "gradient": gradient}
+    return [Row(f"{n}: {episodes} episodes", "ms a decision", ms) for n, ms in halves.items()]
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="milliseconds a decision of the controller")
     parser.add_argument("--repetitions", type=int, default=20, help="of each row (default: 20)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
+    table.add_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(facts())
     print(f"{'episodes':>8} {'decisions':>9} {'sampling':>9} {'gradient':>9} {'together':>9}  (ms)")
+    every = []
     for episodes in EPISODES:
         decided, sampling, gradient = measure(episodes, arguments.repetitions)
         print(
             f"{episodes:8} {decided:9.0f} {sampling:9.3f} {gradient:9.3f} "
             f"{sampling + gradient:9.3f}"
         )
+        every += rows(episodes, sampling, gradient)
+    table.save(arguments.rows, every)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
 if TYPE_CHECKING:
+    from benchmarks.table import Row
     from pathnas.config import Config
     from pathnas.executors import Executor, Result
 
@@ -125,15 +127,31 @@ def measure(settings: Config) -> dict[str, dict[str, float]]:
     return {name: dict(spent) for name, spent in watch.spent.items()}
 
 
+def rows(found: dict[str, dict[str, float]]) -> list[Row]:
+    """Returns the rows of the one table from what :func:`measure` found, in parts of a hundred."""
+    from benchmarks.table import Row
+
+    whole = found["run"]
+    kinds = {"work": "at work", "start": "being started", "batch_end": "waiting for a batch's end"}
+    everything = sum(whole[kind] for kind in (*kinds, "unasked"))
+    computed = 100 * whole["coordinator_cpu"] / whole["wall"]
+    return [
+        Row("a run: the coordinator computes", "% of wall", computed, aim=100 * BAR, most=True),
+        *(Row(f"a run: workers {kinds[k]}", "%", 100 * whole[k] / everything) for k in kinds),
+    ]
+
+
 def main() -> None:
     """Prints the table and the coordinator's share."""
     parser = argparse.ArgumentParser(description="where the seconds of a run go")
     parser.add_argument("experiment", nargs="?", default="experiments/digits.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--json", action="store_true", help="print it as JSON instead")
+    parser.add_argument("--rows", help="file for the rows of the one table (JSON)")
     options = parser.parse_args()
     import torch
 
+    from benchmarks import table
     from benchmarks.machine import facts
     from pathnas import config
 
@@ -142,6 +160,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(config.load(options.experiment, [*options.overrides, f"runs={folder}"]))
+    table.save(Path(options.rows) if options.rows else None, rows(found))
     if options.json:
         print(json.dumps(found))
         return

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pathnas.envs.observation import ADD, LEAF, QUESTIONS, SINGLE
+from pathnas.envs.observation import ADD, LEAF, QUESTIONS, SINGLE, STAGES
 
 ZERO = 0
 """The state that is all zeros: below a leaf, in an absent position, above the root."""
@@ -145,7 +145,7 @@ class Forest:
         step = direction, kind, parent, *branches
         number = self._nodes.get(step)
         if number is None:
-            place = ADD_NODE if kind == ADD else CONCAT_NODE
+            place = ADD_NODE if kind in (ADD, STAGES) else CONCAT_NODE
             absent = self.positions[place] - len(branches)
             if absent < 0:
                 raise ValueError(

@@ -18,7 +18,7 @@ from torch.distributions import Categorical
 from pathnas.controllers.frozen import FrozenPolicy
 from pathnas.controllers.tree_lstm import TreeLSTM, linear
 from pathnas.decisions import KINDS, MERGES, Actions, Limits, State
-from pathnas.envs.observation import BASE, QUESTIONS, encode_all
+from pathnas.envs.observation import QUESTIONS, encode_all, sizes
 from pathnas.tree import Node
 
 Observations = Mapping[str, Any]
@@ -118,8 +118,9 @@ class Controller(nn.Module):
         self.actions = actions or Actions()
         generator = torch.Generator().manual_seed(seed)
         adds, concats = (max(n for merge, n in MERGES if merge == m) for m in ("add", "concat"))
-        ops = BASE + 1 + len(self.actions.ops)
-        self.tree_lstm = TreeLSTM(ops, adds, concats, embedding, hidden, generator)
+        ops, nodes, branches = sizes(self.actions)
+        adds = max(adds, branches)
+        self.tree_lstm = TreeLSTM(ops, adds, concats, embedding, hidden, generator, nodes=nodes)
         self.merges = tuple(dict.fromkeys(merge for merge, _ in MERGES))
         outputs = {
             "merge": 1 + len(self.merges),

@@ -5,7 +5,9 @@ with several branches takes the states after its edges, by a child-sum step if i
 N-ary step if it concatenates; an edge is one step of an ordinary LSTM cell. *Top-down*, the root
 starts from zero; a child gets what the parent's node step makes of the parent's own top-down state
 and the bottom-up states of the child's siblings, then its edge's step. A node with one branch
-hands states on. The two directions have weights of their own.
+hands states on. The two directions have weights of their own. Where each stage of the network has a
+tree of its own, the root takes its stages by the child-sum step; the embeddings of the edges to
+them, and of the root's type, tell it and them apart.
 
 The whole batch is computed at once: see :mod:`pathnas.controllers.forest`.
 """
@@ -21,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pathnas.controllers.forest import ADD_NODE, CONCAT_NODE, DOWN, EDGE, UP, Forest, Kind
-from pathnas.envs.observation import CONCAT_REPLICATE
+from pathnas.envs.observation import STAGES
 
 
 class TreeLSTM(nn.Module):
@@ -29,11 +31,12 @@ class TreeLSTM(nn.Module):
 
     Args:
         ops: values that the array ``op`` of an observation takes.
-        adds: the most branches of a node that adds.
+        adds: the most branches of a node that adds, or stages.
         concats: the most branches of a node that concatenates.
         embedding: size of the embeddings of operations and of node types.
         hidden: size of the state in each direction.
         generator: the source of the initial weights.
+        nodes: values that the array ``node`` of an observation takes.
     """
 
     def __init__(
@@ -44,11 +47,13 @@ class TreeLSTM(nn.Module):
         embedding: int,
         hidden: int,
         generator: torch.Generator,
+        *,
+        nodes: int = STAGES,
     ) -> None:
         super().__init__()
         self.adds, self.concats, self.hidden = adds, concats, hidden
         self.ops = _embedding(ops, embedding, generator)
-        self.nodes = _embedding(CONCAT_REPLICATE + 1, embedding, generator)
+        self.nodes = _embedding(nodes, embedding, generator)
         sizes = embedding, hidden, generator
         self.up_edge = EdgeStep(*sizes)
         self.up_add = ChildSumStep(*sizes, children=adds, parent=False)

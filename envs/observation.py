@@ -16,16 +16,20 @@ from numpy.typing import NDArray
 
 from pathnas import decisions
 from pathnas import tree as trees
-from pathnas.decisions import Limits, State
+from pathnas.decisions import Actions, Limits, State
 from pathnas.tree import BASE_OP, Node
 
 Observation = dict[str, Any]
 
-PADDING, LEAF, SINGLE, ADD, CONCAT_SPLIT, CONCAT_REPLICATE = range(6)
-"""Values of the array ``node``: what becomes of the branches below a row."""
+PADDING, LEAF, SINGLE, ADD, CONCAT_SPLIT, CONCAT_REPLICATE, STAGES = range(7)
+"""Values of the array ``node``: what becomes of the branches below a row.
+
+The last is the root's where each stage of the network has a tree of its own.
+"""
 
 NO_OP, BASE = range(2)
-"""Values of the array ``op`` below 2: padding and the root have none; then the searched ops."""
+"""Values of the array ``op`` below 2: padding and the root have none; then the searched ops, then
+the stages, where there are several."""
 
 QUESTIONS = (*decisions.KINDS, "done")
 """Values of ``question``."""
@@ -41,17 +45,26 @@ _NODE_TYPES = {
     ("add", "replicate"): ADD,
     ("concat", "split"): CONCAT_SPLIT,
     ("concat", "replicate"): CONCAT_REPLICATE,
+    ("stages", None): STAGES,
 }
+
+
+def sizes(actions: Actions) -> tuple[int, int, int]:
+    """Returns how many values ``op`` and ``node`` take, and the branches of any node at most."""
+    stages = actions.stages if actions.stages > 1 else 0
+    branches = max(n for _, n in decisions.MERGES)
+    ops = BASE + 1 + len(actions.ops) + stages
+    return ops, STAGES + 1 if stages else STAGES, max(branches, stages)
 
 
 def space(limits: Limits) -> gymnasium.spaces.Dict:
     """Returns the space of observations under some limits."""
     rows = 1 + limits.max_edges
-    branches = max(n for _, n in decisions.MERGES)
+    ops, nodes, branches = sizes(limits.actions)
     return gymnasium.spaces.Dict(
         {
-            "op": gymnasium.spaces.MultiDiscrete([BASE + 1 + len(limits.ops)] * rows),
-            "node": gymnasium.spaces.MultiDiscrete([CONCAT_REPLICATE + 1] * rows),
+            "op": gymnasium.spaces.MultiDiscrete([ops] * rows),
+            "node": gymnasium.spaces.MultiDiscrete([nodes] * rows),
             "parent": gymnasium.spaces.MultiDiscrete([rows] * rows),
             "position": gymnasium.spaces.MultiDiscrete([branches] * rows),
             "question": gymnasium.spaces.Discrete(len(QUESTIONS)),
@@ -75,7 +88,7 @@ def encode(state: State, limits: Limits) -> Observation:
             is left to choose, and the mask is all ones so that no distribution over it is empty.
     """
     arrays = np.zeros((4, 1 + limits.max_edges), dtype=np.int64)
-    question, focus = _fill(arrays, state, _codes(limits.ops))
+    question, focus = _fill(arrays, state, _codes(limits.ops, limits.actions.stages))
     op, node, parent, position = arrays
     return {
         "op": op,
@@ -91,7 +104,7 @@ def encode(state: State, limits: Limits) -> Observation:
 def encode_all(states: Sequence[State], limits: Limits) -> dict[str, NDArray[Any]]:
     """Returns the observations of states, stacked: `[B, ...]`."""
     arrays = np.zeros((4, len(states), 1 + limits.max_edges), dtype=np.int64)
-    codes = _codes(limits.ops)
+    codes = _codes(limits.ops, limits.actions.stages)
     asked = [_fill(arrays[:, row], state, codes) for row, state in enumerate(states)]
     questions, focuses = zip(*asked, strict=True)
     return {
@@ -103,7 +116,9 @@ def encode_all(states: Sequence[State], limits: Limits) -> dict[str, NDArray[Any
 
 
 @lru_cache(maxsize=100)
-def _codes(names: tuple[str, ...]) -> dict[str, int]:
+def _codes(names: tuple[str, ...], stages: int) -> dict[str, int]:
+    if stages > 1:
+        names += tuple(trees.stage_name(number) for number in range(stages))
     return {name: BASE + 1 + index for index, name in enumerate(names)} | {BASE_OP: BASE}
 
 
@@ -158,4 +173,4 @@ def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
 def _node_type(node: Node) -> int:
     if node.merge is None:
         return SINGLE if node.edges else LEAF
-    return _NODE_TYPES[node.merge, node.allocation]  # type: ignore[index]
+    return _NODE_TYPES[node.merge, node.allocation]

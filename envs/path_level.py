@@ -81,14 +81,19 @@ class PathLevelEnv(gymnasium.Env[Observation, Action]):
 
     | Key | Shape | Values | Meaning |
     |---|---|---|---|
-    | `op` | `[N]` | 0: none (root, padding), 1: base, 2...: `limits.ops` | operation of the edge |
+    | `op` | `[N]` | 0: none (root, padding), 1: base, 2...: `limits.ops`, then the stages | \
+operation of the edge |
     | `node` | `[N]` | 0: padding, 1: leaf, 2: one branch, 3: add, 4: concat of a split input, \
-5: concat of a replicated input | type of the node |
+5: concat of a replicated input, 6: stages | type of the node |
     | `parent` | `[N]` | row; 0 for the root | the node from which the edge comes |
     | `position` | `[N]` | 0, 1, 2 | index of the edge among its parent's branches |
     | `question` | scalar | 0: merge, 1: insert, 2: op, 3: done | what is asked |
     | `focus` | scalar | row | the node (merge) or edge (insert, op) that the question is about |
     | `action_mask` | `[A]` | int8 | 1 where the action is allowed; all 1 when done |
+
+    Limits whose ``start`` is one of :func:`pathnas.tree.staged` ask for a tree of each stage of the
+    network, one stage after another. Row 0 is then the network's, with an edge to each stage's
+    tree; without stages none of their values occurs, nor is it in the space.
 
     ## Rewards
     0 until the last decision; then ``reward(outcome)`` of the evaluator's outcome: by default its

@@ -42,8 +42,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seeds", type=int, default=3, help="of each training (default: 3)")
     found.add_argument(
         "--epochs",
-        help="lengths of trials, with commas (default: a quarter, half and all of those of "
-        "search.trial)",
+        help="lengths of trials, with commas (default: half, once and twice those of search.trial)",
     )
     found.add_argument(
         "--births",
@@ -92,6 +91,7 @@ def _command(options: argparse.Namespace) -> int:
         settings = config.override(settings, [f"name={settings.name}-audit"])
         ways = _ways(options, settings.search.trial.epochs)
         plan = Plan.of(settings)
+        plan.check_timed()
         candidates = auditing.random_candidates(plan.limits, options.trees, settings.seed)
     except (ValueError, FileNotFoundError, ImportError) as error:
         return fail(EXIT_USAGE, error)
@@ -115,7 +115,7 @@ def _ways(options: argparse.Namespace, epochs: int) -> Ways:
         raise ValueError(
             f"--births: expected distinct names of {', '.join(BIRTHS)}, got {options.births!r}"
         )
-    lengths = sorted({max(1, round(epochs * share)) for share in (0.25, 0.5, 1.0)})
+    lengths = sorted({max(1, round(epochs * share)) for share in (0.5, 1, 2)})
     if options.epochs is not None:
         lengths = [int(number) for number in _numbers("--epochs", options.epochs, int)]
     rates = []

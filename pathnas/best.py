@@ -1,6 +1,6 @@
 """The network that a search found: a folder that can be loaded without the run.
 
-``tree.json`` (the architecture of every cell), ``config.yaml`` (of the run),
+``tree.json`` (the architecture of every cell, or of each stage's), ``config.yaml`` (of the run),
 ``network.safetensors`` (the weights) and ``about.json`` (image shape, classes, normalization,
 accuracies, and the networks that it has grown from).
 """
@@ -33,7 +33,7 @@ class Best:
 
     Attributes:
         network: maps normalized images `[B, C, H, W]` to logits `[B, classes]`.
-        tree: of its cells.
+        tree: of its cells, or of each stage (:func:`pathnas.tree.stages`).
         image_shape: channels, height, width.
         classes: number of logits.
         normalization: what the pixels must be normalized by.
@@ -119,7 +119,11 @@ def load(folder: str | Path) -> Best:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder / 'about.json'} is damaged: {error!r}") from error
     network = networks.build(
-        channels=shape[0], classes=classes, tree=tree, **settings.base.arguments()
+        channels=shape[0],
+        classes=classes,
+        tree=tree,
+        image_shape=shape,
+        **settings.base.arguments(),
     )
     weight_files.load_weights(network, folder / "network.safetensors")
     normalization = Normalization(mean, std)

@@ -7,6 +7,7 @@ branches follows from the tree and the cell's spec alone (:func:`edge_ranges`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -100,10 +101,14 @@ def same_borders(tree: Node, grown: Node, path: Path, spec: CellSpec) -> bool:
 
 
 class Cost(NamedTuple):
-    """Parameters, and multiply-adds; of one cell and one output position unless said otherwise."""
+    """Parameters, and multiply-adds; of one cell and one output position unless said otherwise.
+
+    The latency, in nanoseconds, is 0 where it is not known.
+    """
 
     parameters: int
     macs: int
+    latency: int = 0
 
 
 class Site(NamedTuple):
@@ -111,6 +116,17 @@ class Site(NamedTuple):
 
     spec: CellSpec
     positions: int
+
+
+def by_stage(sites: Sequence[Site]) -> list[tuple[Site, ...]]:
+    """Returns the sites of each stage of a network: cells with equally many output positions.
+
+    The stages are in the order of their first sites.
+    """
+    found: dict[int, list[Site]] = {}
+    for site in sites:
+        found.setdefault(site.positions, []).append(site)
+    return list(map(tuple, found.values()))
 
 
 def cost(tree: Node, spec: CellSpec) -> Cost:
@@ -252,13 +268,14 @@ class CellNode(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
+        branches = self.branches
         if self.merge is None:
-            return self.edges[0](x) if self.edges else x
+            return branches[0](x) if branches else x
         if self.allocation == "split":
-            pairs = zip(self.edges, self.inputs, strict=True)
+            pairs = zip(branches, self.inputs, strict=True)
             outputs = [edge(x[:, start:stop]) for edge, (start, stop) in pairs]
         else:
-            outputs = [edge(x) for edge in self.edges]
+            outputs = [edge(x) for edge in branches]
         if self.merge == "concat":
             return torch.cat(outputs, dim=1)
         if self.drop and self.training:
@@ -267,6 +284,28 @@ class CellNode(nn.Module):
         for output in outputs[1:]:
             total = total + output
         return total / len(outputs)
+
+    @property
+    def branches(self) -> list[CellEdge]:
+        """The edges, in order."""
+        # Indexing a ModuleList takes as long as the smallest convolutions' arithmetic.
+        return cast("list[CellEdge]", [*self.edges._modules.values()])
+
+    @property
+    def keeps(self) -> bool:
+        """Whether autograd may still need the output: the last of several operations returned it.
+
+        A mean and a concatenation are tensors that nothing else reads.
+        """
+        node, operations = self, 0
+        while node.merge is None:
+            branches = node.branches
+            if not branches:
+                return operations > 1
+            if branches[0].norm is not None:
+                return False
+            node, operations = branches[0].child, operations + 1
+        return False
 
     def edge(self, index: int) -> CellEdge:
         """Returns a branch by its index."""
@@ -317,10 +356,9 @@ class Cell(nn.Module):
 
         Whoever reads the output may overwrite it, as an in-place activation does.
         """
-        output = self.root(x)
-        # Autograd may still need what the last operation of a single path returned.
-        one_path = self.root.merge is None and len(self.root.edge(0).child.edges) > 0
-        return output.clone() if one_path else output
+        root = self.root
+        output = root(x)
+        return output.clone() if root.keeps else output
 
     @property
     def tree(self) -> Node:

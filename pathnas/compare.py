@@ -112,6 +112,7 @@ def on_surrogate(settings: Config, name: str, seed: int) -> Curve:
     from pathnas.surrogate import Surrogate
 
     plan = Plan.of(settings)
+    plan.check_timed()
     limits, evaluator = plan.limits, Surrogate(plan.limits)
     seed = seed_of(seed, "search")
     own = settings.search.controller.model_dump(exclude={"name"})
@@ -148,6 +149,7 @@ def in_run(settings: Config, name: str, seed: int) -> Curve:
         ],
     )
     plan = Plan.of(own)  # before there is a folder: what is wrong is refused without a trace
+    plan.check_timed()
     with folder.open_run(own) as store:
         summary = experiment.run(plan, store, Console(quiet=True))
     found = facts.read(store.path)

@@ -250,6 +250,8 @@ class Search(Model):
     """random search under the same budget"""
     depth: Annotated[int, Field(ge=1, le=DEEPEST)] = 3
     """most edges on a path of the tree; with base.grown at least one more than its tree has"""
+    stages: bool = False
+    """each stage of the network, cells whose outputs are of one size, has a tree of its own"""
     ops: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], BeforeValidator(to_tuple)
     ] = (
@@ -261,6 +263,11 @@ class Search(Model):
     """most multiply-adds of a candidate, as a multiple of the base network's; null: no limit"""
     max_parameters: Annotated[float, Field(ge=1, le=10**6)] | None = None
     """most parameters of a candidate, as a multiple of the base network's; null: no limit"""
+    max_latency: Annotated[float, Field(ge=1, le=10**6)] | None = None
+    """most time of a candidate for one image, as a multiple of the base network's, by a table that
+    is measured when the run begins; null: no limit"""
+    latencies: FilePath | None = None
+    """such a table of another run, its latencies.json, to use instead"""
     trial: TrialRecipe = TrialRecipe()
     """how a candidate is trained"""
     halving: Annotated[Halving | None, Field(validate_default=True)] = None

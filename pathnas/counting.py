@@ -11,7 +11,7 @@ import torch
 from pathnas import decisions
 from pathnas import tree as trees
 from pathnas.cell import Cost
-from pathnas.decisions import MERGES, Limits, State
+from pathnas.decisions import MERGES, Limits
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node
 
 
@@ -20,7 +20,8 @@ class Space:
     """What is known of a space before anything is trained; costs are of all cells together.
 
     Attributes:
-        counts: distinct canonical trees by depth limit, from 1 to that of the limits.
+        counts: distinct canonical trees by depth limit, from 1 to that of the limits; with stages,
+            distinct choices of a tree for each.
         exact: whether they are; otherwise some cell is too narrow for some of these trees, and the
             counts are upper bounds.
         smallest: cost of the base tree, below which no tree lies.
@@ -38,7 +39,7 @@ class Space:
     within: float
 
 
-def count(depth: int, ops: int) -> int:
+def count(depth: int, ops: int, stages: int = 1) -> int:
     """Returns the number of distinct canonical trees in cells that hold them all.
 
     Below an edge stands a leaf, a node with one edge whose op is no identity (an identity gives way
@@ -47,12 +48,13 @@ def count(depth: int, ops: int) -> int:
     Args:
         depth: most edges on a path, at least 1.
         ops: operations that are searched, identity among them.
+        stages: of the network, each with a tree of its own.
     """
     below = 1
     for _ in range(depth - 1):
         edges = ops * below
         below = 1 + (ops - 1) * below + _merged(edges)
-    return below + _merged(below)  # the root's edges are all the base convolution
+    return (below + _merged(below)) ** stages  # the root's edges are all the base convolution
 
 
 def _merged(edges: int) -> int:
@@ -66,10 +68,10 @@ def is_wide(limits: Limits) -> bool:
     Concats make cells narrow, so what is looked at is the tree that concatenates everywhere, once
     with each operation.
     """
-    free = replace(limits, macs=None, parameters=None)
+    free = replace(limits, macs=None, parameters=None, nanoseconds=None)
     actions = free.actions
     for op in actions.of["op"]:
-        state = State()
+        state = decisions.begin(free)
         while not state.done:
             kind, offered = state.agenda[0].kind, decisions.mask(state, free)
             answers = actions.of[kind]
@@ -91,22 +93,25 @@ def measure(limits: Limits, samples: list[Node]) -> Space:
     Raises:
         ValueError: if trees grow from another one than the base tree.
     """
-    if limits.start != BASE_TREE:
+    if set(trees.stages(limits.start)) != {BASE_TREE}:
         raise ValueError(f"only what grows from the base tree is counted, got {limits.start}")
     costs = [limits.costs(tree) for tree in samples]
-    parameters, macs = zip(*costs, strict=True)
+    parameters, macs, latencies = zip(*costs, strict=True)
     fullest = [_costs(limits, _fullest(limits.depth, op)) for op in limits.ops]
+    ops, stages = len(limits.ops), len(limits.stages) or 1
     return Space(
-        tuple(count(depth, len(limits.ops)) for depth in range(1, limits.depth + 1)),
+        tuple(count(depth, ops, stages) for depth in range(1, limits.depth + 1)),
         is_wide(limits),
-        limits.costs(BASE_TREE),
+        limits.costs(limits.start),
         Cost(
             parameters=int(statistics.median(parameters)),
             macs=int(statistics.median(macs)),
+            latency=int(statistics.median(latencies)),
         ),
         Cost(
             parameters=max(*parameters, *(cost.parameters for cost in fullest)),
             macs=max(*macs, *(cost.macs for cost in fullest)),
+            latency=max(*latencies, *(cost.latency for cost in fullest)),
         ),
         statistics.fmean(limits.allows(tree) for tree in samples),
     )
@@ -128,7 +133,7 @@ def _fullest(depth: int, op: str) -> Node:
 
 def random_trees(limits: Limits, number: int, generator: torch.Generator) -> list[Node]:
     """Returns the canonical trees of random episodes, costs unlimited."""
-    free = replace(limits, macs=None, parameters=None)
+    free = replace(limits, macs=None, parameters=None, nanoseconds=None)
     found = []
     for _ in range(number):
         state = decisions.begin(free)

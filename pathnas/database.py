@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pathnas import interrupts
+
+Found = TypeVar("Found")
 
 VERSION = 1
 """Of the schema; a file of another version is refused."""
@@ -83,10 +84,12 @@ class Database:
     Args:
         path: of the file.
         create: make it; otherwise it must exist.
-        readonly: only look, and never wait for the writer.
+        readonly: only look, and never wait for the writer. Where no writer is seen, what one that
+            comes meanwhile does is not noticed: use :func:`look`.
 
     Attributes:
         before_commit: called at the end of each transaction, within it.
+        alone: whether the file is read as one that nobody writes.
 
     Raises:
         RecordError: if the file is no record, is damaged, or is of another version.
@@ -98,7 +101,10 @@ class Database:
         self.before_commit: Callable[[], None] = lambda: None
         if not create and not path.is_file():
             raise RecordError(f"{path.parent} holds no run: {path.name} is missing")
-        self.connection = _connect(path, readonly)
+        # SQLite would make files beside a record at rest, and a reader cannot remove them.
+        self.alone = readonly and not _log(path).exists()
+        mode = "?mode=ro" if readonly else ""
+        self.connection = _connect(path, f"{mode}&immutable=1" if self.alone else mode)
         try:
             with self.reading():
                 if create:
@@ -269,14 +275,54 @@ def digest(table: str, row: Mapping[str, Any]) -> str:
 _JSON: dict[type, Callable[[Any], str]] = {int: str, str: json.encoder.encode_basestring_ascii}
 
 
-def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
-    mode = "?mode=ro" if readonly else ""
-    if (
-        readonly
-        and not os.access(path.parent, os.W_OK)
-        and not path.with_name(f"{path.name}-wal").exists()
-    ):
-        mode += "&immutable=1"  # SQLite would make files beside it; nobody can write here
+def look(path: Path, reader: Callable[[Database], Found]) -> Found:
+    """Returns what a function reads in the file, of one moment, and leaves nothing beside it.
+
+    Args:
+        path: of the file.
+        reader: takes the open file; it is called again if a writer came while it read.
+
+    Raises:
+        RecordError: if the file is no record, is damaged, or is of another version.
+        OSError: if it cannot be read.
+    """
+    for _ in range(LOOKS):
+        before = _state(path)
+        try:
+            database = Database(path, readonly=True)
+            try:
+                with database.reading():
+                    database.connection.execute("BEGIN")
+                found = reader(database)
+            finally:
+                database.close()
+        except (RecordError, OSError):
+            if _state(path) == before:
+                raise
+        else:
+            if not database.alone or _state(path) == before:
+                return found
+    raise OSError(f"{path} changes whenever it is read: look again in a moment")
+
+
+LOOKS = 5
+"""Writers that may come and go while a record is read once."""
+
+
+def _log(path: Path) -> Path:
+    """Returns the log of a file; SQLite keeps it while somebody writes, and after a kill."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _state(path: Path) -> tuple[bool, int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False, 0, 0
+    return _log(path).exists(), found.st_mtime_ns, found.st_size
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"file:{path.absolute().as_posix().replace('?', '%3f').replace('#', '%23')}{mode}"
     try:
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)

@@ -11,13 +11,16 @@ first one gives the next state. The search drives it directly, ``PathLevelEnv`` 
 
 First branch first, depth first. The copies of the base convolution keep their op. The last branch
 of the root must insert if no other did; what is inserted may still be nothing but identities.
+
+Where each stage of the network has a tree of its own, the stages are decided one after another, the
+first one first, each by these rules; paths begin with the number of the stage.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -25,6 +28,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 from pathnas import cell, ops
 from pathnas import tree as trees
 from pathnas.cell import Cost, Site
+from pathnas.latency import Latencies
 from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace, Transform
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Merge, Node, Path
@@ -56,10 +60,15 @@ class Actions:
     """The flat table of actions, the same for every question.
 
     ``keep``, the entries of :data:`MERGES`, ``stop``, ``insert``, then the operations.
+
+    Args:
+        searched: the operations.
+        stages: how many trees are decided; controllers must tell so many apart.
     """
 
-    def __init__(self, searched: tuple[str, ...] = SEARCHED_OPS) -> None:
+    def __init__(self, searched: tuple[str, ...] = SEARCHED_OPS, stages: int = 1) -> None:
         self.ops = searched
+        self.stages = stages
         merges = tuple(f"{merge}{n}" for merge, n in MERGES)
         self.names: tuple[str, ...] = ("keep", *merges, "stop", "insert", *searched)
         first_op = len(merges) + 3
@@ -99,11 +108,16 @@ class Limits:
         sites: the cells that will all hold the tree.
         macs: the most multiply-adds that all cells together may cost for one image; None: any.
         parameters: the most parameters of all cells together; None: any.
-        start: the canonical tree that episodes begin with; all candidates grow from it.
+        nanoseconds: the most that all cells together may take by `latencies`; None: any.
+        latencies: table of the cells.
+        start: the canonical tree that episodes begin with; all candidates grow from it. One of
+            :func:`pathnas.tree.staged` gives each stage of the network a tree of its own: to all
+            sites of as many output positions, the stages in the order of their first sites.
 
     Raises:
         ValueError: if the ops lack ``identity`` or are unknown, the tree at the start exceeds
-            `macs` or `parameters`, or the depth leaves nothing to grow there.
+            `macs`, `parameters` or `nanoseconds`, the depth leaves nothing to grow there, there are
+            not so many stages, or latencies are limited without a table.
     """
 
     depth: int = 3
@@ -112,23 +126,36 @@ class Limits:
     macs: int | None = None
     parameters: int | None = None
     start: Node = BASE_TREE
+    nanoseconds: int | None = None
+    latencies: Latencies | None = None
 
     def __post_init__(self) -> None:
         for name in self.ops:
             ops.get(name)
         if "identity" not in self.ops or len(set(self.ops)) < len(self.ops):
             raise ValueError(f"ops must be distinct and hold 'identity', got {self.ops}")
-        missing = {edge.op for _, edge in trees.walk(self.start)} - {BASE_OP, *self.ops}
+        starts = trees.stages(self.start)
+        missing = {edge.op for one in starts for _, edge in trees.walk(one)}
+        missing -= {BASE_OP, *self.ops}
         if missing:
             raise ValueError(
                 f"ops must hold those of the tree to grow from: {sorted(missing)} are missing"
             )
         if self.depth < 1 or not self.sites:
             raise ValueError(f"expected depth >= 1 and sites, got {self.depth=}, {self.sites=}")
-        if not self.allows(self.start):
+        if len(starts) not in (1, len(cell.by_stage(self.sites))):
             raise ValueError(
-                f"macs must be at least the base tree's {self.cost(self.start):,}, got "
-                f"{self.macs}; parameters at least {self.size(self.start):,}, got {self.parameters}"
+                f"start: expected a tree for each of {len(cell.by_stage(self.sites))} stages, got "
+                f"{self.start}"
+            )
+        if self.nanoseconds is not None and self.latencies is None:
+            raise ValueError(f"nanoseconds={self.nanoseconds} need a table of latencies, got None")
+        if not self.allows(self.start):
+            least = self.costs(self.start)
+            raise ValueError(
+                f"macs must be at least the base tree's {least.macs:,}, got {self.macs}; "
+                f"parameters at least {least.parameters:,}, got {self.parameters}; nanoseconds at "
+                f"least {least.latency:,}, got {self.nanoseconds}"
             )
         if not begin(self).agenda:
             raise ValueError(
@@ -142,7 +169,18 @@ class Limits:
     @cached_property
     def actions(self) -> Actions:
         """The flat table of actions."""
-        return Actions(self.ops)
+        return Actions(self.ops, len(trees.stages(self.start)))
+
+    @cached_property
+    def stages(self) -> tuple[Limits, ...]:
+        """What each stage's tree may be, its cost aside; empty where all cells hold one tree."""
+        if self.start.merge != "stages":
+            return ()
+        parts = zip(trees.stages(self.start), cell.by_stage(self.sites), strict=True)
+        return tuple(
+            Limits(self.depth, self.ops, sites, start=one, latencies=self.latencies)
+            for one, sites in parts
+        )
 
     @cached_property
     def positions(self) -> dict[CellSpec, int]:
@@ -155,6 +193,8 @@ class Limits:
     @cached_property
     def max_edges(self) -> int:
         """Edges of the largest tree."""
+        if self.stages:
+            return sum(1 + stage.max_edges for stage in self.stages)
         widest = max(n for _, n in MERGES)
         return sum(widest**level for level in range(1, self.depth + 1))
 
@@ -177,6 +217,9 @@ class Limits:
         Raises:
             ValueError: if a cell cannot hold the tree.
         """
+        if self.stages:
+            each_stage = [stage.costs(one) for stage, one in self._apart(tree)]
+            return Cost(*map(sum, zip(*each_stage, strict=True)))
         if tree not in self._costs:
             each = [
                 (cell.cost(tree, spec), count, self.positions[spec])
@@ -185,9 +228,14 @@ class Limits:
             total = Cost(
                 parameters=sum(one.parameters * count for one, count, _ in each),
                 macs=sum(one.macs * positions for one, _, positions in each),
+                latency=self.latencies.of(tree, self.sites) if self.latencies else 0,
             )
             _remember(self._costs, tree, total)
         return self._costs[tree]
+
+    def _apart(self, tree: Node) -> Iterator[tuple[Limits, Node]]:
+        """Yields the limits and the tree of each stage; one tree may stand in all of them."""
+        return zip(self.stages, trees.stages(tree, len(self.stages)), strict=True)
 
     def cost(self, tree: Node) -> int:
         """Returns the multiply-adds alone of :meth:`costs`."""
@@ -199,14 +247,27 @@ class Limits:
 
     def holds(self, tree: Node) -> bool:
         """Tells whether every cell can hold the tree, whatever it costs."""
+        if self.stages:
+            return all(stage.holds(one) for stage, one in self._apart(tree))
         return all(cell.fits(tree, spec) for spec in self.positions)
 
     def allows(self, tree: Node) -> bool:
-        """Tells whether every cell can hold the tree, within multiply-adds and parameters."""
+        """Tells whether every cell can hold the tree, within all limits on costs."""
         if not self.holds(tree):
             return False
-        within = self.macs is None or self.cost(tree) <= self.macs
-        return within and (self.parameters is None or self.size(tree) <= self.parameters)
+        return all(one >= 0 for one in self.left(tree))
+
+    def left(self, tree: Node) -> tuple[float, float, float]:
+        """Returns what a tree leaves of parameters, multiply-adds and nanoseconds.
+
+        Negative where it exceeds a limit, infinite where there is none.
+        """
+        limits = self.parameters, self.macs, self.nanoseconds
+        if limits == (None, None, None):
+            return math.inf, math.inf, math.inf
+        pairs = zip(limits, self.costs(tree), strict=True)
+        parameters, macs, latency = (math.inf if m is None else m - used for m, used in pairs)
+        return parameters, macs, latency
 
 
 class Question(NamedTuple):
@@ -240,6 +301,13 @@ def begin(limits: Limits) -> State:
     for each of its leaf edges above the depth limit, whether to insert; the last must if no other
     did.
     """
+    if limits.stages:
+        agenda = [
+            Question(kind, (number, *path))
+            for number, stage in enumerate(limits.stages)
+            for kind, path in begin(stage).agenda
+        ]
+        return State(limits.start, tuple(agenda))
     if limits.start == BASE_TREE:
         return State()
     edges = trees.walk(limits.start)
@@ -264,21 +332,45 @@ def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
     legal = [False] * len(limits.actions)
     if state.done:
         return tuple(legal)
-    question = state.agenda[0]
+    stage = _stage(state, limits)
+    question = stage.agenda[0]
     actions = limits.actions.of[question.kind]
-    changes = _changes(state.tree, question, limits)
-    macs = parameters = math.inf
-    if limits.macs is not None:
-        macs = limits.macs - limits.cost(state.tree)
-    if limits.parameters is not None:
-        parameters = limits.parameters - limits.size(state.tree)
+    changes = _changes(stage.tree, question, stage.limits)
+    parameters, macs, latency = limits.left(state.tree)
     legal[actions.start : actions.stop] = [
-        change is not None and change.macs <= macs and change.parameters <= parameters
+        change is not None
+        and change.macs <= macs
+        and change.parameters <= parameters
+        and change.latency <= latency
         for change in changes
     ]
-    if question.kind == "insert" and _must_insert(state, limits):
+    if question.kind == "insert" and _must_insert(stage):
         legal[limits.actions.names.index("stop")] = False
     return tuple(legal)
+
+
+class _Stage(NamedTuple):
+    """What the next question is about, as if its stage were the whole network.
+
+    Attributes:
+        tree: of the stage.
+        agenda: its questions.
+        limits: on its tree, its cost aside.
+        path: of the stage's tree in the network's; empty where all cells hold one tree.
+    """
+
+    tree: Node
+    agenda: tuple[Question, ...]
+    limits: Limits
+    path: Path
+
+
+def _stage(state: State, limits: Limits) -> _Stage:
+    if not limits.stages:
+        return _Stage(state.tree, state.agenda, limits, ())
+    path = state.agenda[0].path[:1]
+    agenda = tuple(Question(k, place[1:]) for k, place in state.agenda if place[:1] == path)
+    return _Stage(trees.node_at(state.tree, path), agenda, limits.stages[path[0]], path)
 
 
 def _changes(tree: Node, question: Question, limits: Limits) -> tuple[Cost | None, ...]:
@@ -323,14 +415,15 @@ def _change(tree: Node, action: int, path: Path, limits: Limits) -> Cost | None:
     return Cost(
         parameters=after.parameters - before.parameters,
         macs=after.macs - before.macs,
+        latency=after.latency - before.latency,
     )
 
 
-def _must_insert(state: State, limits: Limits) -> bool:
-    tree = state.tree
-    if limits.start != BASE_TREE:
-        return len(state.agenda) == 1 and tree == limits.start
-    return state.agenda[0].path == (len(tree.edges) - 1,) and trees.depth(tree) == 1
+def _must_insert(stage: _Stage) -> bool:
+    tree, start = stage.tree, stage.limits.start
+    if start != BASE_TREE:
+        return len(stage.agenda) == 1 and tree == start
+    return stage.agenda[0].path == (len(tree.edges) - 1,) and trees.depth(tree) == 1
 
 
 def step(state: State, action: int, limits: Limits) -> State:
@@ -342,12 +435,17 @@ def step(state: State, action: int, limits: Limits) -> State:
     """
     if state.done:
         raise ValueError("expected an episode that is not done, got another action")
-    question, *rest = state.agenda
-    if action not in limits.actions.of[question.kind] or not mask(state, limits)[action]:
-        raise ValueError(f"the mask forbids action {action} at {question} of {state.tree}")
+    asked, *rest = state.agenda
+    if action not in limits.actions.of[asked.kind] or not mask(state, limits)[action]:
+        raise ValueError(f"the mask forbids action {action} at {asked} of {state.tree}")
+    stage = _stage(state, limits)
+    question = stage.agenda[0]
     transform = limits.actions.transform(action, question.path)
-    tree = state.tree if transform is None else transform(state.tree)
-    return State(tree, (*_follow_up(tree, question, transform, limits), *rest))
+    tree = stage.tree if transform is None else transform(stage.tree)
+    follow_up = _follow_up(tree, question, transform, limits)
+    if stage.path:
+        follow_up = [Question(kind, stage.path + path) for kind, path in follow_up]
+    return State(trees.with_node(state.tree, stage.path, tree), (*follow_up, *rest))
 
 
 def _follow_up(

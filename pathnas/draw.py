@@ -71,13 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _costs(tree: Node, width: int) -> dict[TreePath, float]:
     from pathnas import costs
+    from pathnas import tree as trees
     from pathnas.cell import Site
     from pathnas.specs import CellSpec, Conv
 
     if width < 1:
         raise ValueError(f"--width: expected at least 1 channel, got {width}")
     spec = CellSpec(Conv(width, width))
-    return {path: cost.parameters for path, cost in costs.edges(tree, [Site(spec, 1)]).items()}
+    # Parameters do not depend on how many positions a stage has.
+    sites = [Site(spec, positions) for positions, _ in enumerate(trees.stages(tree), start=1)]
+    return {path: cost.parameters for path, cost in costs.edges(tree, sites).items()}
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from pathnas import cell, data, networks, optimizer_state, plugins, training
 from pathnas.config import Distill, Recipe
 from pathnas.data import Normalization
 from pathnas.decisions import Limits
+from pathnas.networks import stages
 from pathnas.outcomes import Candidate, Outcome, Trained
 from pathnas.plugins import Plugins
-from pathnas.transforms import Birth, arrange, grow, growth
+from pathnas.transforms import Birth, Transform, arrange, grow, growth
 from pathnas.tree import BASE_TREE, Node
 from pathnas.weight_files import load_weights, moments_file, optimizer_file, save_weights
 
@@ -111,7 +112,8 @@ class Training:
         network: name and options for :func:`pathnas.networks.build`.
         recipe: how it is trained.
         seed: of everything random in it.
-        tree: what the cells grow to before the training.
+        tree: what the cells grow to before the training, or those of each stage
+            (:func:`pathnas.tree.staged`).
         weights: file of the base network to inherit from; None: fresh weights.
         birth: see :data:`BirthMode` and :class:`pathnas.transforms.Birth`.
         gate_fraction: see :func:`pathnas.training.fit`.
@@ -171,10 +173,17 @@ def build(job: Training) -> nn.Module:
         if job.tree != job.start:
             mode: Literal["gated", "hard"] = "gated" if job.birth == "gated" else "hard"
             birth = Birth(mode, job.noise, _generator(job, "noise"))
-            network = grow(network, growth(job.tree, job.start), birth)
+            network = grow(network, _steps(job, network), birth)
             if job.start != BASE_TREE:
                 arrange(network)
     return network
+
+
+def _steps(job: Training, base: nn.Module) -> list[Transform] | dict[str, list[Transform]]:
+    """Returns what leads a training's base network to its tree, by cell where stages differ."""
+    if "stages" in (job.tree.merge, job.start.merge):
+        return stages.growths(base, job.tree, job.start, job.setting.image_shape)
+    return growth(job.tree, job.start)
 
 
 def base_of(job: Training) -> nn.Module:
@@ -185,11 +194,8 @@ def base_of(job: Training) -> nn.Module:
 
 def _before_growth(job: Training) -> nn.Module:
     """Seeds torch's global generator and draws from it."""
-    setting = job.setting
     torch.manual_seed(seed_of(job.seed, "weights"))
-    network = networks.build(
-        channels=setting.image_shape[0], classes=setting.classes, tree=job.start, **job.network
-    )
+    network = networks.build(tree=job.start, **_arguments(job))
     if job.weights is not None:
         load_weights(network, job.weights)
         moments = moments_file(job.weights)
@@ -203,8 +209,13 @@ def _from_scratch(job: Training) -> nn.Module:
     if job.weights is not None:
         raise ValueError(f"birth 'scratch' inherits nothing, got weights={str(job.weights)!r}")
     torch.manual_seed(seed_of(job.seed, "weights"))
+    return networks.build(tree=job.tree, **_arguments(job))
+
+
+def _arguments(job: Training) -> dict[str, Any]:
+    """Returns what :func:`pathnas.networks.build` needs beside the tree."""
     shape, classes = job.setting.image_shape, job.setting.classes
-    return networks.build(channels=shape[0], classes=classes, tree=job.tree, **job.network)
+    return {"channels": shape[0], "classes": classes, "image_shape": shape, **job.network}
 
 
 def _generator(job: Training, purpose: str) -> torch.Generator:
@@ -213,10 +224,7 @@ def _generator(job: Training, purpose: str) -> torch.Generator:
 
 def sketch(job: Training) -> nn.Module:
     """Returns the network at the end of a training without weights; see `networks.sketch`."""
-    setting = job.setting
-    return networks.sketch(
-        channels=setting.image_shape[0], classes=setting.classes, tree=job.tree, **job.network
-    )
+    return networks.sketch(tree=job.tree, **_arguments(job))
 
 
 def train(job: Training) -> Trained:
@@ -321,8 +329,8 @@ def inherit_optimizer(job: Training, network: nn.Module, optimizer: torch.optim.
         raise ValueError("only what is inherited has an optimizer's state, got weights=None")
     path = optimizer_file(job.weights)
     try:
-        state = load_file(path)
-        grown = optimizer_state.carry(state, base_of(job), growth(job.tree, job.start))
+        state, base = load_file(path), base_of(job)
+        grown = optimizer_state.carry(state, base, _steps(job, base))
         optimizer_state.write(optimizer, network, grown)
     except Exception as error:  # safetensors raises its own exceptions
         raise ValueError(
@@ -378,12 +386,7 @@ def restore(job: Training) -> nn.Module:
     """Returns the network that a training saved, on the CPU, in eval mode."""
     if job.save is None:
         raise ValueError("only a training that was saved can be restored, got save=None")
-    network = networks.build(
-        channels=job.setting.image_shape[0],
-        classes=job.setting.classes,
-        tree=job.tree,
-        **job.network,
-    )
+    network = networks.build(tree=job.tree, **_arguments(job))
     load_weights(network, job.save)
     return network.eval()
 

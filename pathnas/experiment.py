@@ -28,6 +28,7 @@ from pathnas.database import RecordError
 from pathnas.evaluators import Setting, seed_of, sketch
 from pathnas.finals import Finals, test_once
 from pathnas.jobs import Finished, JobFailed, Jobs
+from pathnas.latency import Latencies
 from pathnas.ledger import Ledger
 from pathnas.plan import Plan
 from pathnas.rungs import Rungs
@@ -60,6 +61,7 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
     console.line(f"run folder {store.path}" + (", resumed" if store.resumed else ""))
     console.notes(store.notes)
     check_images(plan, store)
+    plan = _timed(plan, store)
     setting = plan.prepare(store.path / "data")
     shutil.rmtree(store.path / "tensorboard", ignore_errors=True)  # it is written again
     with (
@@ -89,6 +91,16 @@ def run(plan: Plan, store: Store, console: Console) -> dict[str, Any]:
     store.note(summary=summary)
     store.event("ended")
     return summary
+
+
+def _timed(plan: Plan, store: Store) -> Plan:
+    """Returns the plan with the limit on latencies that the run began with, if it has one."""
+    if plan.config.search.max_latency is None:
+        return plan
+    path = store.path / "latencies.json"
+    if not path.exists():
+        (plan.limits.latencies or plan.measured()).write(path)
+    return plan.timed(Latencies.read(path, plan.limits.sites))
 
 
 def _next(folder: Path, name: str) -> str:

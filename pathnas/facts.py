@@ -1,7 +1,7 @@
 """What the record of a run says at one moment, for whoever wants to look at it.
 
 A reader: the record is opened read-only and read in one transaction, so that the writer of a live
-run is neither blocked nor seen halfway through a change.
+run is neither blocked nor seen halfway through a change, and nothing is left beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pathnas import results
-from pathnas.database import Database, RecordError
+from pathnas.database import Database, RecordError, look
 from pathnas.search import place
 from pathnas.store import OWNER, RECORD
 
@@ -39,7 +39,8 @@ class Facts:
         curves: mean training losses of the trials' epochs, by search and number, where known.
         updates: by search, in order, each with `number`, `episodes`, `rewards`, `metrics`,
             `time` and `seconds`.
-        trainings: accuracies and seconds of the full trainings done, by name.
+        trainings: of the full trainings done, by name: `accuracy`, `seconds` and `curve`, the mean
+            training losses of the epochs, empty where they are not known.
         events: what happened to the run, each with `time` (POSIX seconds), `kind` and `text`.
         errors: each with `time`, `job`, `status`, `reason` and `traceback`.
         seconds: by phase, at the last commit; ``"run"`` is all of them.
@@ -110,14 +111,12 @@ def read(run: str | Path) -> Facts:
         OSError: if it cannot be read.
     """
     path = Path(run)
-    database = Database(path / RECORD, readonly=True)
-    try:
-        with database.reading():
-            database.connection.execute("BEGIN")  # all reads below see one moment
+
+    def reader(database: Database) -> Facts:
         with database.understanding("the run"):
             return _read(path, database)
-    finally:
-        database.close()
+
+    return look(path / RECORD, reader)
 
 
 def _read(path: Path, database: Database) -> Facts:
@@ -140,8 +139,12 @@ def _read(path: Path, database: Database) -> Facts:
         if "value" not in result:
             continue  # of a rung of halving: no training of the run, but a part of a trial
         value = result["value"]
-        accuracy = value["accuracy"] if isinstance(value, dict) else value
-        trainings[row["name"]] = {"accuracy": accuracy, "seconds": result["seconds"]}
+        known = value if isinstance(value, dict) else {"accuracy": value}  # a number: of a test
+        trainings[row["name"]] = {
+            "accuracy": known["accuracy"],
+            "seconds": result["seconds"],
+            "curve": tuple(float(loss) for loss in known.get("curve", ())),
+        }
     return Facts(
         path=path,
         config=meta["config"],

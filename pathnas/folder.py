@@ -19,7 +19,7 @@ import pathnas
 from pathnas import config as configs
 from pathnas import files, rounds
 from pathnas.config import Config, ConfigError
-from pathnas.database import Database, RecordError
+from pathnas.database import Database, RecordError, look
 from pathnas.dotted import flattened
 from pathnas.store import OWNER, RECORD, Store
 from pathnas.yaml_reader import shown
@@ -90,11 +90,7 @@ def config_of(path: Path) -> Config:
         RecordError: if there is no sound record.
         OSError: if it cannot be read.
     """
-    database = Database(path / RECORD, readonly=True)
-    try:
-        return _recorded_config(database)
-    finally:
-        database.close()
+    return look(path / RECORD, _recorded_config)
 
 
 def resumed(path: Path, overrides: Sequence[str] = (), extend: int = 0) -> Config:

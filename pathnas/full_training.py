@@ -77,6 +77,7 @@ def _about(job: Job) -> dict[str, Any]:
         channels=setting.image_shape[0],
         classes=setting.classes,
         tree=job.tree,
+        image_shape=setting.image_shape,
         **job.settings.network.model_dump(),
     )
     return {

@@ -153,11 +153,12 @@ class ConvUnit(Primitive):
         """Maps `[B, C_in, H, W]` to `[B, C_out, H', W']`."""
         if self.reads is not None:
             x = x[:, self.reads.start : self.reads.stop]
-        if self.norm is None or self.act is None:
+        norm, act = self.norm, self.act
+        if norm is None or act is None:
             return self.convs(x)
         if self.activation == "pre":
-            return self.convs(self.act(self.norm(x)))
-        return self.act(self.norm(self.convs(x)))
+            return self.convs(act(norm(x)))
+        return act(norm(self.convs(x)))
 
     def become_identity(self, moments: Moments | None, birth: Birth) -> None:
         """Makes the convolutions Dirac filters and the batch norm undo itself.

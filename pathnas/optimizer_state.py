@@ -33,6 +33,9 @@ State = Mapping[str, Tensor]
 Each has its parameter's shape, or is one number of shape `[]` (a count of steps).
 """
 
+Steps = Sequence[Step] | Mapping[str, Sequence[Transform]]
+"""Steps for all of a network, or path-level transforms by the name of the cell."""
+
 
 def read(optimizer: Optimizer, network: nn.Module) -> dict[str, Tensor]:
     """Returns copies of what an optimizer remembers of a network's parameters.
@@ -86,7 +89,7 @@ def write(optimizer: Optimizer, network: nn.Module, state: State) -> None:
 def carry(
     state: State,
     network: nn.Module,
-    transforms: Sequence[Step],
+    transforms: Steps,
     *,
     example: Example | None = None,
 ) -> dict[str, Tensor]:
@@ -99,7 +102,8 @@ def carry(
     Args:
         state: of :func:`read`, or of a file.
         network: before the growth; it stays as it is.
-        transforms: as handed to :func:`pathnas.transforms.grow` or :mod:`pathnas.growth`.
+        transforms: as handed to :func:`pathnas.transforms.grow`, by cell too, or to
+            :mod:`pathnas.growth`.
         example: inputs of the network, for layer-level transforms; only the shapes count.
 
     Raises:
@@ -126,7 +130,7 @@ def carry(
 
 
 def sources(
-    network: nn.Module, transforms: Sequence[Step], example: Example | None = None
+    network: nn.Module, transforms: Steps, example: Example | None = None
 ) -> dict[str, Tensor]:
     """Returns from which weight of a network each weight of the grown one is.
 
@@ -175,7 +179,7 @@ _APART = 2.0**33
 
 @torch.no_grad()
 def _numbered(
-    network: nn.Module, transforms: Sequence[Step], numbers: Tensor, example: Example | None
+    network: nn.Module, transforms: Steps, numbers: Tensor, example: Example | None
 ) -> dict[str, Tensor]:
     """Returns what becomes of a network's weights in a growth if they are these numbers."""
     numbered = deepcopy(network).to("cpu", torch.float64)
@@ -186,6 +190,8 @@ def _numbered(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what is born at random must be the same in all copies
         grown = numbered
+        if isinstance(transforms, Mapping):
+            grown, transforms = grow(grown, transforms), ()
         for level, steps in groupby(transforms, key=lambda step: isinstance(step, Widen | Deepen)):
             if level:
                 _do_layers(grown, steps, example)

@@ -61,7 +61,7 @@ class Candidate:
 
     @property
     def transforms(self) -> list[transforms.Transform]:
-        """What leads from the base tree to this one."""
+        """What leads from the base tree to this one, which is of a cell, not of several stages."""
         return transforms.growth(self.tree)
 
 

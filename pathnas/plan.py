@@ -9,15 +9,17 @@ from pathlib import Path
 
 import torch
 
-from pathnas import data, datasets, evaluators, networks, rounds, weight_files
+from pathnas import data, datasets, evaluators, latency, networks, rounds, weight_files
 from pathnas import tree as trees
+from pathnas.cell import by_stage
 from pathnas.config import DEEPEST, Config, Recipe
 from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
+from pathnas.latency import Latencies
 from pathnas.outcomes import Reward
 from pathnas.plugins import Plugins
-from pathnas.tree import BASE_TREE
+from pathnas.tree import BASE_TREE, Node
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Plan:
         network = {
             "channels": splits.image_shape[0],
             "classes": splits.classes,
+            "image_shape": splits.image_shape,
             **config.base.arguments(),
         }
         start, weights = rounds.start(config.base), rounds.weights(config.base)
@@ -60,10 +63,10 @@ class Plan:
             _check_optimizer(config, weights)
             with torch.random.fork_rng(devices=[]):
                 weight_files.load_weights(networks.build(tree=start, **network), weights)
-        if trees.depth(start) >= DEEPEST:
+        deep = max(map(trees.depth, trees.stages(start)))
+        if deep >= DEEPEST:
             raise ValueError(
-                f"base.grown: its tree is {trees.depth(start)} edges deep, and none may be deeper "
-                f"than {DEEPEST}"
+                f"base.grown: its tree is {deep} edges deep, and none may be deeper than {DEEPEST}"
             )
         sketch = networks.sketch(tree=start, **network)
         networks.check(sketch, splits.image_shape, splits.classes)
@@ -75,19 +78,64 @@ class Plan:
                 "search.controller.baseline: self_critical needs batches of at least two episodes, "
                 "whose last one is greedy: search.episodes >= 2 and search.asynchronous: false"
             )
+        sites = networks.sites(sketch, splits.image_shape)
         limits = Limits(
-            search.depth if start == BASE_TREE else max(search.depth, trees.depth(start) + 1),
+            search.depth if start == BASE_TREE else max(search.depth, deep + 1),
             search.ops,
-            networks.sites(sketch, splits.image_shape),
-            start=start,
+            sites,
+            start=_by_stage(config, start, len(by_stage(sites))),
         )
         if search.max_macs is not None:
-            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(start)
+            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(limits.start)
             limits = replace(limits, macs=allowance)
         if search.max_parameters is not None:
             more = int((search.max_parameters - 1) * networks.parameters(sketch))
-            limits = replace(limits, parameters=more + limits.size(start))
-        return cls(config, str(device), splits, limits, base_macs)
+            limits = replace(limits, parameters=more + limits.size(limits.start))
+        plan = cls(config, str(device), splits, limits, base_macs)
+        if search.latencies is None:
+            return plan
+        if search.max_latency is None:
+            raise ValueError("search.latencies: must be null without search.max_latency")
+        return plan.timed(Latencies.read(Path(search.latencies), sites))
+
+    @property
+    def untimed(self) -> bool:
+        """Whether latencies are limited but are still to be measured."""
+        return self.config.search.max_latency is not None and self.limits.latencies is None
+
+    def check_timed(self) -> None:
+        """Checks that what several runs, or none, share knows its limit on latencies.
+
+        Raises:
+            ValueError: if a run would measure a limit of its own.
+        """
+        if self.untimed:
+            raise ValueError(
+                "search.latencies: expected the latencies.json of a run beside search.max_latency, "
+                "since every run measures its own, got null"
+            )
+
+    def measured(self) -> Latencies:
+        """Measures what operations take at the cells of the base network."""
+        network = networks.build(
+            tree=self.limits.start,
+            channels=self.splits.image_shape[0],
+            classes=self.splits.classes,
+            image_shape=self.splits.image_shape,
+            **self.config.base.arguments(),
+        )
+        return latency.measure(
+            network.to(self.device), self.splits.image_shape, self.limits.sites, self.limits.ops
+        )
+
+    def timed(self, latencies: Latencies) -> Plan:
+        """Returns the plan whose limits are those of a table of latencies."""
+        factor = self.config.search.max_latency
+        assert factor is not None
+        limits = replace(self.limits, latencies=latencies)
+        more = round((factor - 1) * latencies.network)
+        least = limits.costs(limits.start).latency
+        return replace(self, limits=replace(limits, nanoseconds=least + more))
 
     def digests(self) -> dict[str, str]:
         """Returns the SHA-256 of each set of images, by name."""
@@ -168,6 +216,22 @@ class Plan:
             settings.failure,
             settings.metric,
         )
+
+
+def _by_stage(config: Config, start: Node, stages: int) -> Node:
+    """Returns what the trees grow from, for each stage if each is to have its own.
+
+    Raises:
+        ValueError: if the base network's stages differ and are to have one tree.
+    """
+    if config.search.stages:
+        return trees.staged(trees.stages(start, stages))
+    if start.merge == "stages":
+        raise ValueError(
+            f"search.stages: must be true, since each stage of base.grown has a tree of its own: "
+            f"{start}"
+        )
+    return start
 
 
 def _check_optimizer(config: Config, weights: Path) -> None:

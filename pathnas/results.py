@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pathnas.database import Database
+from pathnas.database import Database, look
 from pathnas.store import RECORD
 
 COLUMNS = (
@@ -31,11 +31,7 @@ def trials(run: str | Path) -> list[dict[str, Any]]:
         RecordError: if there is no sound record.
         OSError: if it cannot be read.
     """
-    database = Database(Path(run) / RECORD, readonly=True)
-    try:
-        return rows(database)
-    finally:
-        database.close()
+    return look(Path(run) / RECORD, rows)
 
 
 def rows(database: Database) -> list[dict[str, Any]]:

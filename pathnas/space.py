@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from pathnas.plan import Plan
 
     try:
-        limits = Plan.of(config.load(options.config, options.overrides)).limits
+        plan = Plan.of(config.load(options.config, options.overrides))
+        limits = (plan.timed(plan.measured()) if plan.untimed else plan).limits
         generator = torch.Generator().manual_seed(SEED)
         found = counting.measure(limits, counting.random_trees(limits, SAMPLES, generator))
     except (ValueError, FileNotFoundError, ImportError) as error:
@@ -50,17 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(space: Space, limits: Limits) -> str:
     """Returns what is known of a space as lines for a person."""
-    how = "distinct trees" if space.exact else "distinct trees at most (some cells are too narrow)"
+    stages = len(limits.stages)
+    what = f"distinct choices of a tree for each of {stages} stages" if stages else "distinct trees"
+    how = what if space.exact else f"{what} at most (some cells are too narrow)"
     lines = [f"depth up to {depth}: {n:,} {how}" for depth, n in enumerate(space.counts, start=1)]
-    lines.append(f"{'all cells together':<20}{'multiply-adds':>18}{'parameters':>16}")
+    timed = limits.latencies is not None
+    titles = f"{'all cells together':<20}{'multiply-adds':>18}{'parameters':>16}"
+    lines.append(titles + f"{'microseconds':>16}" * timed)
     for name, cost in (
         ("smallest (base)", space.smallest),
         ("median, random", space.median),
         ("largest", space.largest),
     ):
-        lines.append(f"{name:<20}{cost.macs:>18,}{cost.parameters:>16,}")
+        line = f"{name:<20}{cost.macs:>18,}{cost.parameters:>16,}"
+        lines.append(line + f"{cost.latency / 1000:>16,.1f}" * timed)
     bounds = [f"{n:,}" if n is not None else "-" for n in (limits.macs, limits.parameters)]
-    lines.append(f"{'limit':<20}{bounds[0]:>18}{bounds[1]:>16}")
+    line = f"{'limit':<20}{bounds[0]:>18}{bounds[1]:>16}"
+    most = limits.nanoseconds
+    lines.append(line + (f"{most / 1000:>16,.1f}" if most is not None else ""))
     lines.append(
         f"the limits can be met: the base tree does, and {space.within:.1%} of {SAMPLES} random "
         "trees drawn without them"

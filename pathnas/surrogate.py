@@ -14,7 +14,8 @@ benchmarks and research on the search itself. All its terms lie in [0, 1]:
   merge: *add* wants unlike operations, *concat* operations of one kind (a lone branch: 1/2). A leaf
   is worth nothing.
 
-The accuracy is the worth of the root. The best subtree below an operation does not depend on what
+The accuracy is the worth of the root; where each stage of a network has a tree of its own, the mean
+of them. The best subtree below an operation does not depend on what
 stands beside it, except through the operations themselves, which is why the optimum can be had by
 dynamic programming.
 """
@@ -28,7 +29,6 @@ from itertools import combinations, combinations_with_replacement
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from pathnas import cell
 from pathnas import tree as trees
 from pathnas.decisions import MERGES, Limits
 from pathnas.outcomes import Candidate, Outcome
@@ -131,13 +131,12 @@ class Surrogate:
         Raises:
             ValueError: if the cells of the limits cannot hold the tree.
         """
-        tree = candidate.tree
-        sites = self.limits.sites
+        cost = self.limits.costs(candidate.tree)
         return Outcome(
             status="ok",
-            accuracy=worth(tree),
-            macs=self.limits.cost(tree),
-            parameters=sum(cell.cost(tree, site.spec).parameters for site in sites),
+            accuracy=fmean(map(worth, trees.stages(candidate.tree))),
+            macs=cost.macs,
+            parameters=cost.parameters,
         )
 
     @property
@@ -152,7 +151,8 @@ class Surrogate:
     @property
     def best_tree(self) -> Node:
         """A canonical tree of that accuracy."""
-        return trees.canonical(self._best.node)
+        stages = len(self.limits.stages) or 1
+        return trees.canonical(trees.staged([self._best.node] * stages))
 
     @property
     def _best(self) -> Best:

@@ -29,7 +29,7 @@ class Job:
 
     Attributes:
         settings: of the training.
-        tree: of every cell.
+        tree: of every cell, or of each stage.
         folder: where everything is written.
         group: the processes.
     """
@@ -62,6 +62,7 @@ class Job:
                 channels=setting.image_shape[0],
                 classes=setting.classes,
                 tree=self.tree,
+                image_shape=setting.image_shape,
                 **self.settings.network.model_dump(),
             )
 
@@ -84,6 +85,7 @@ def checked_splits(job: Job) -> Splits:
         channels=splits.image_shape[0],
         classes=splits.classes,
         tree=job.tree,
+        image_shape=splits.image_shape,
         **settings.network.model_dump(),
     )
     networks.check(sketch, splits.image_shape, splits.classes)

@@ -97,7 +97,7 @@ class Found:
     """A tree, and the run that found it.
 
     Attributes:
-        tree: of every cell.
+        tree: of every cell, or of each stage.
         config: of the run; None if the tree came alone.
         path: of the run's config.
     """

@@ -183,9 +183,13 @@ class _Plan:
         self.drop_path = drop_path
         self.rising = rising
         self.parts = scheduled.parts(network)
+        self.gated = True
 
     def begin(self, step: int) -> None:
-        cell.set_gates(self.network, max(0.0, 1 - step / self.gated_steps))
+        if self.gated:  # a walk over all modules; most steps come after the last gate
+            a = max(0.0, 1 - step / self.gated_steps)
+            cell.set_gates(self.network, a)
+            self.gated = a > 0
         progress = step / self.rates.steps
         for part in self.parts:
             part.advance(progress)
@@ -234,9 +238,11 @@ class _Learner:
         self.optimizer.param_groups[0]["lr"] = learning_rate
         with _autocast(self.device, self.precision):
             loss = self.loss_of(self.network(x), y)
-        loss = loss + sum(part.penalty() for part in self.parts)
+        if self.parts:
+            loss = loss + sum(part.penalty() for part in self.parts)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss * self.hooks.weight()).backward()
+        weighted = loss if self.hooks.weight is _one else loss * self.hooks.weight()
+        self.scaler.scale(weighted).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.hooks.step_end is not None:

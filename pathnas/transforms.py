@@ -9,7 +9,7 @@ and ``transform.grow(cell).tree == transform(cell.tree)`` always.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast, get_args
 
@@ -260,23 +260,36 @@ def _replica(edge: CellEdge, birth: Birth) -> CellEdge:
     return replica
 
 
-def grow(network: Network, transforms: Sequence[Transform], birth: Birth = EXACT) -> Network:
+def grow(
+    network: Network,
+    transforms: Sequence[Transform] | Mapping[str, Sequence[Transform]],
+    birth: Birth = EXACT,
+) -> Network:
     """Returns a copy of a cell, or of a network, with the transforms done to every cell.
 
     The copy shares no tensor with the argument, which stays as it was. In eval mode its output is
     the same: exactly with a gated birth and without noise, up to rounding. See
     :func:`pathnas.growth.transform` for one that calibrates, measures and keeps a record.
 
+    Args:
+        network: with cells.
+        transforms: of all cells alike, or by the name of the cell; cells without any stay.
+        birth: of what they add.
+
     Raises:
-        ValueError: if there is no cell, or a transform does not fit; the message names the cell.
+        ValueError: if there is no cell, or none of such a name, or a transform does not fit; the
+            message names the cell.
     """
     grown = clone(unwrapped(network))
     found = cells(grown)
     if not found:
         raise ValueError(f"expected a network with cells, got {type(network).__name__} without")
+    own = transforms if isinstance(transforms, Mapping) else dict.fromkeys(found, transforms)
+    if unknown := own.keys() - found.keys():
+        raise ValueError(f"expected names of cells, got {min(unknown)!r}; known: {list(found)}")
     for name, cell in found.items():
         tree = cell.tree
-        for transform in transforms:
+        for transform in own.get(name, ()):
             tree = grow_cell(name, cell, tree, transform, birth)
     return grown
 
@@ -312,8 +325,11 @@ def growth(tree: Node, start: Node = BASE_TREE) -> list[Transform]:
 
     Raises:
         ValueError: if no transforms lead there: `start` is no part of the tree, or there is a
-            concat below the root that replicates its input into unlike operations.
+            concat below the root that replicates its input into unlike operations; or if the tree
+            is no cell's (:func:`pathnas.networks.stages.growths` leads to several).
     """
+    if tree.merge == "stages":
+        raise ValueError(f"expected the tree of a cell, got those of several stages: {tree}")
     if start == BASE_TREE:
         return list(_growth(tree, ()))
     found = trees.unfolded(tree, start)

@@ -6,23 +6,27 @@ of weights, channels or torch.
 
 A *path* is a tuple of branch indices from the root: ``()`` is the root node, ``(0, 1)`` is the
 second edge below the first edge of the root, and also the node at the end of that edge.
+
+Where each stage of a network has a tree of its own, :func:`staged` makes one value of them: a root
+with one edge to each stage's tree. Keys, JSON, pictures and a controller's eyes know no difference.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Literal, get_args
 
 import networkx as nx
 
-Merge = Literal["add", "concat"]
+Merge = Literal["add", "concat", "stages"]
 Allocation = Literal["replicate", "split"]
 Path = tuple[int, ...]
 
-MERGES: tuple[Merge, ...] = get_args(Merge)
+MERGES: tuple[Merge, ...] = ("add", "concat")
+"""Of the branches of a cell; ``"stages"`` merges nothing, see :func:`staged`."""
 ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
 
 # What is read from a file is bounded before anything is built from it.
@@ -36,7 +40,8 @@ class Node:
 
     Attributes:
         edges: the branches, in order. None: a leaf, which hands its input on.
-        merge: ``"add"`` (the mean of the branches) or ``"concat"``; None with fewer than two edges.
+        merge: ``"add"`` (the mean of the branches) or ``"concat"``; None with fewer than two edges;
+            ``"stages"`` for the root of :func:`staged`, which has no allocation.
         allocation: ``"replicate"`` (every branch reads the whole input) or ``"split"`` (the
             branches share out its channels); None with fewer than two edges.
 
@@ -56,10 +61,12 @@ class Node:
                     f"a node with {len(self.edges)} edges has no merge or allocation, got {kind}"
                 )
         elif self.merge not in MERGES or self.allocation not in ALLOCATIONS:
-            raise ValueError(
-                f"a node with {len(self.edges)} edges needs a merge of {MERGES} and an "
-                f"allocation of {ALLOCATIONS}, got {kind}"
-            )
+            if kind != ("stages", None):
+                raise ValueError(
+                    f"a node with {len(self.edges)} edges needs a merge of {MERGES} and an "
+                    f"allocation of {ALLOCATIONS}, got {kind}"
+                )
+            _check_stages(self.edges)
         elif kind == ("add", "split"):
             raise ValueError("a node that adds its branches replicates its input, got 'split'")
 
@@ -72,6 +79,8 @@ class Node:
 
     def __str__(self) -> str:
         """Writes the tree on one line, as in ``add(base > conv1x1, base)``."""
+        if self.merge == "stages":
+            return " | ".join(str(edge.child) for edge in self.edges)
         inner = ", ".join(str(edge) for edge in self.edges)
         if len(self.edges) < 2:
             return inner
@@ -113,6 +122,50 @@ def _hash_once(value: Node | Edge, *parts: object) -> int:
 BASE_OP = "base"
 BASE_TREE = Node((Edge(BASE_OP),))
 """The tree of a cell that has not grown: one branch, the convolution that it replaces."""
+
+
+def stage_name(number: int) -> str:
+    """Returns the name of a stage, counted from 0: ``stage1`` is the first."""
+    return f"stage{number + 1}"
+
+
+def _check_stages(edges: tuple[Edge, ...]) -> None:
+    names = [edge.op for edge in edges]
+    inner = [edge.child.merge == "stages" or edge.child.is_leaf for edge in edges]
+    if names != [stage_name(number) for number in range(len(edges))] or any(inner):
+        raise ValueError(
+            f"stages are named {stage_name(0)}, {stage_name(1)} and so on, and each has the tree "
+            f"of its cells, got {[str(edge) for edge in edges]}"
+        )
+
+
+def staged(trees: Sequence[Node]) -> Node:
+    """Returns the trees of a network's stages as one value; of a single stage, its tree.
+
+    Args:
+        trees: of the cells of each stage, the first one first.
+
+    Raises:
+        ValueError: if there are none, or one is no tree of a cell.
+    """
+    if not trees:
+        raise ValueError("expected the trees of at least one stage, got none")
+    if len(trees) == 1:
+        return trees[0]
+    edges = [Edge(stage_name(number), tree) for number, tree in enumerate(trees)]
+    return Node(tuple(edges), "stages")
+
+
+def stages(tree: Node, count: int = 1) -> tuple[Node, ...]:
+    """Returns the tree of each stage, the first one first.
+
+    Args:
+        tree: one of :func:`staged`, or one that stands in all stages.
+        count: how many stages there are if it stands in all.
+    """
+    if tree.merge == "stages":
+        return tuple(edge.child for edge in tree.edges)
+    return (tree,) * count
 
 
 def walk(tree: Node, prefix: Path = ()) -> Iterator[tuple[Path, Edge]]:
@@ -242,7 +295,8 @@ def indented(tree: Node, prefix: str = "") -> str:
         if edge.child.edges:
             lines.append(indented(edge.child, prefix + ("   " if last else "│  ")))
     if not prefix:
-        lines.insert(0, f"cell  [{tree.merge}]" if tree.merge else "cell")
+        root = "network" if tree.merge == "stages" else "cell"
+        lines.insert(0, f"{root}  [{tree.merge}]" if tree.merge else root)
     return "\n".join(lines)
 
 

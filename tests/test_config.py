@@ -454,6 +454,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "TrialRecipe.epochs": st.integers(5, 10_000),  # above those of the distillation
     "Distill.epochs": st.integers(1, 4),
     "Search.halving": st.none(),  # most draws of the trial's epochs would be too few
+    "Search.latencies": st.none() | PATHS,
     "Search.rounds": st.just(1),  # more of them exclude inherit_optimizer
     "Search.ops": st.lists(TEXT.filter(bool), max_size=4, unique=True).map(
         lambda ops: (*(op for op in ops if op != "identity"), "identity")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pathnas.database import VERSION, Database, RecordError
+from pathnas.database import VERSION, Database, RecordError, look
 from pathnas.interrupts import Interrupted, Interrupts
 
 
@@ -99,6 +99,60 @@ def test_a_reader_sees_what_is_committed_and_blocks_nobody(
     with pytest.raises(OSError, match="readonly"):
         put(reader, "c")
     reader.close()
+
+
+def test_a_reader_leaves_nothing_beside_a_record_at_rest(tmp_path: Path) -> None:
+    path = tmp_path / "record.sqlite"
+    writer = Database(path, create=True)
+    put(writer, "a")
+    writer.close()
+    assert look(path, keys) == ["a"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.sqlite"]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_reader_looks_again_when_a_writer_came_meanwhile(tmp_path: Path, ends: bool) -> None:
+    path = tmp_path / "record.sqlite"
+    Database(path, create=True).close()
+    writers: list[Database] = []
+
+    def read(reader: Database) -> list[str]:
+        if not writers:
+            writers.append(Database(path))
+            put(writers[0], "a")
+            if ends:
+                writers[0].close()
+        return keys(reader)
+
+    assert look(path, read) == ["a"]
+    writers[0].close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.sqlite"]
+
+
+def test_a_record_that_never_rests_is_not_read_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "record.sqlite"
+    Database(path, create=True).close()
+
+    def read(reader: Database) -> list[str]:
+        writer = Database(path)
+        put(writer, str(writer.number("SELECT count(*) FROM meta")))
+        writer.close()
+        return keys(reader)
+
+    with pytest.raises(OSError, match="changes whenever it is read"):
+        look(path, read)
+
+
+def test_what_a_killed_writer_left_is_read_and_kept(tmp_path: Path) -> None:
+    path, copy = tmp_path / "record.sqlite", tmp_path / "copy"
+    writer = Database(path, create=True)
+    put(writer, "a")
+    copy.mkdir()
+    for entry in (path, tmp_path / "record.sqlite-wal"):  # as after a kill, on another machine
+        (copy / entry.name).write_bytes(entry.read_bytes())
+    writer.close()
+    assert look(copy / path.name, keys) == ["a"]
+    assert (copy / "record.sqlite-wal").stat().st_size > 0
 
 
 @pytest.mark.parametrize(("version", "what"), [(VERSION + 1, "newer"), (0, "older")])

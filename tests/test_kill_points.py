@@ -53,8 +53,9 @@ def test_runs_killed_while_their_record_is_made_end_the_same(tmp_path: Path) -> 
         ),
         (31, ("controller.baseline=self_critical", "controller.entropy_end=0.5")),
         (13, ("halving={factor: 2, rungs: 2}", "trial.epochs=2")),
+        (61, ("stages=true",)),
     ],
-    ids=["any", "ppo", "evolution", "self_critical", "halving"],
+    ids=["any", "ppo", "evolution", "self_critical", "halving", "stages"],
 )
 def test_runs_killed_at_a_durable_step_end_the_same(
     tmp_path: Path, every: int, overrides: tuple[str, ...]

@@ -26,7 +26,7 @@ FLOORS = [
     {"config_recipes"},
     {"config", "datasets", "ops", "flow"},
     {"cell", "recipes"},
-    {"transforms", "drawing", "comparison", "costs", "graphs", "train_settings"},
+    {"transforms", "drawing", "comparison", "costs", "latency", "graphs", "train_settings"},
     {"flow_rules", "deepening", "board_graph"},
     {"layers"},
     {"steps"},

@@ -10,13 +10,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
-from pathnas import facts, report, run
+from pathnas import facts, report, run, transforms
 from pathnas import tree as trees
+from pathnas.cell import Site
+from pathnas.counting import random_trees
 from pathnas.database import Database
+from pathnas.decisions import Limits
 from pathnas.report import __main__ as command
 from pathnas.report import charts, pages, views
+from pathnas.report.family import Family
+from pathnas.specs import CellSpec, Conv
 from pathnas.store import RECORD
+from pathnas.transforms import Branch, Insert, Replace
 from tests.test_facts import ended  # noqa: F401
 
 VOID = {"meta", "link", "img", "input", "br", "line", "circle", "path", "rect"}
@@ -143,7 +150,7 @@ def test_one_epoch_is_no_curve(copy: Path) -> None:
     found = facts.read(copy)
     row = found.trials["search"][0]
     found.curves["search", row["number"]] = (0.5,)
-    rows, _ = views.table(found)
+    rows, _ = views.table(found, Family(found))
     assert rows[0]["loss"] == 0.5 and not rows[0]["curve"]
 
 
@@ -152,21 +159,34 @@ def test_each_trial_has_its_curve(copy: Path) -> None:
     sound = [row for name in facts.SEARCHES for row in found.sound(name)]
     assert sound and len(found.curves) == len(sound)
     page = report.write(copy).read_text()
-    assert page.count('<svg class="spark"') == len(sound)
+    assert page.count('<svg class="spark"') == len(sound) + len(views.trainings(found))
     for first, last in found.curves.values():
         assert f"<title>{first:.4g} in epoch 1, {last:.4g} in epoch 2</title>" in page
         assert f'data-value="{last}"' in page
     found.curves.clear()
+    found.trainings.clear()
     page = pages.run_page(found)
     assert '<svg class="spark"' not in page
     read(page)
+
+
+def test_each_full_training_has_its_curve(copy: Path) -> None:
+    found = facts.read(copy)
+    rows = views.trainings(found)
+    names = {row["name"] for row in rows}
+    assert {"base network", "search, tree 1", "random search, tree 1"} <= names
+    assert not any("test of" in name for name in names)
+    assert all(row["loss"] is not None and "<svg" in row["curve"] for row in rows)
+    assert pages.run_page(found).count('class="spark"') >= len(rows)
+    found.trainings["base"]["curve"] = ()  # of a record from before there were curves
+    assert views.trainings(found)[0]["loss"] is None
 
 
 def test_a_curve_is_small_however_long_it_is(copy: Path) -> None:
     found = facts.read(copy)
     row = found.trials["search"][0]
     found.curves["search", row["number"]] = tuple(1 / (n + 1) for n in range(1000))
-    rows, _ = views.table(found)
+    rows, _ = views.table(found, Family(found))
     assert len(rows[0]["curve"]) < 800
     assert rows[0]["loss"] == 1 / 1000 and "1 in epoch 1, 0.001 in epoch 1000" in rows[0]["curve"]
 
@@ -204,16 +224,106 @@ def test_operations_of_a_plugin_are_shown_without_it(copy: Path) -> None:
     own = trees.Node((trees.Edge("mine"), trees.Edge("mine")), "concat", "replicate")
     mine = trees.Node((trees.Edge("base", own),))
     found.trees[row["key"]] = trees.to_json(mine)
-    [first, *_] = views.table(found)[0]
-    assert "mine" in first["details"] and "grown by" not in first["details"]
+    [first, *_] = views.table(found, Family(found))[0]
+    assert "mine" in first["details"] and "receipt" not in first["details"]
     assert "the wider the more" not in pages.run_page(found)
+
+
+def test_receipts_add_up_to_what_the_trial_cost(copy: Path) -> None:
+    found = facts.read(copy)
+    family, base = Family(found, views.Painter(found).sites), found.summary["networks"]["base"]  # type: ignore[index]
+    for row in found.sound("search"):
+        tree = trees.from_json(found.trees[row["key"]])
+        lines = family.receipt(tree)
+        if tree == trees.BASE_TREE:
+            assert not lines and "itself" in family.line(row, tree)
+            continue
+        steps = len(transforms.growth(tree))
+        assert lines[0].split()[-4:-2] == ["parameters", "multiply-adds"]
+        added = [[int(n.replace(",", "")) for n in line.split()[-3:-1]] for line in lines[1:]]
+        assert [sum(column) for column in zip(*added[:steps], strict=True)] == added[-1]
+        assert base["macs"] + added[-1][1] == row["macs"]
+
+
+def test_receipts_promise_what_the_birth_keeps(copy: Path) -> None:
+    found = facts.read(copy)
+    tree = Branch((), "add", 2)(trees.BASE_TREE)
+    tree = Replace((0, 0), "max_pool3x3")(Insert((0,))(tree))
+    laws = {}
+    for birth, noise in (("gated", 0.0), ("gated", 0.1), ("hard", 0.0)):
+        found.config["search"]["trial"] |= {"birth": birth, "noise": noise}
+        laws[birth, noise] = [line.split()[-1] for line in Family(found).receipt(tree)[1:]]
+    assert laws["gated", 0.0] == ["exact", "exact", "exact", "exact"]
+    assert laws["gated", 0.1] == ["near", "exact", "exact", "near"]
+    assert laws["hard", 0.0] == ["exact", "exact", "near", "near"]
+
+
+def test_a_family_line_names_the_trials_on_the_way(copy: Path) -> None:
+    found = facts.read(copy)
+    parent, row = found.trials["search"][:2]
+    half = Branch((), "add", 2)(trees.BASE_TREE)
+    parent |= {"key": trees.key(half), "accuracy": 0.5}
+    grown = Insert((0,))(half)
+    whole = Replace((0, 0), "conv1x1")(grown)
+    row["key"] = trees.key(whole)
+    family = Family(found)
+    assert family.line(row, whole) == "base network > trial 0 (50.00%) > this tree"
+    assert family.line(parent, half) == "base network > this tree"
+
+
+def test_what_grew_in_a_later_round_starts_from_the_tree_before(copy: Path) -> None:
+    found = facts.read(copy)
+    start = trees.canonical(Branch((), "add", 2)(trees.BASE_TREE))
+    grown = copy / "best"
+    (grown / "tree.json").write_text(trees.to_json(start))
+    found.config["base"]["grown"] = str(grown)
+    found.ancestors.append({"folder": str(grown), "tree": str(start)})
+    _, line = Family(found).receipt(Insert((0,))(start))
+    assert line.split()[0] == "Insert((0,))"
+    (grown / "tree.json").unlink()
+    assert Family(found).receipt(start) == []
+
+
+def test_where_stages_have_trees_of_their_own_a_receipt_tells_them_apart(copy: Path) -> None:
+    found = facts.read(copy)
+    spec = Conv(8, 8)
+    sites = [Site(CellSpec(spec), 64), Site(CellSpec(spec), 16)]
+    double = Branch((), "add", 2)(trees.BASE_TREE)
+    tree = trees.staged([trees.BASE_TREE, double])
+    family = Family(found, sites)
+    _, line = family.receipt(tree)
+    assert line.split()[:2] == ["stage2", "Branch((),"]
+    assert line.split()[-2] == f"+{16 * spec.weights:,}"  # positions of the second stage alone
+    base = trees.staged([trees.BASE_TREE, trees.BASE_TREE])
+    row = found.trials["search"][0]
+    assert family.receipt(base) == [] and family.line(row, base) == "the base network itself"
+
+
+@pytest.mark.slow
+def test_five_hundred_trials_and_their_control_take_less_than_3_mb(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = facts.read(copy)
+    monkeypatch.setattr(views, "_sites", lambda _: Limits().sites)
+    drawn = 10 * random_trees(Limits(), 100, torch.Generator().manual_seed(0))
+    found.trees.update({trees.key(tree): trees.to_json(tree) for tree in drawn})
+    sample = found.sound("search")[0]
+    for name, part in (("search", drawn[:500]), ("control", drawn[500:])):
+        found.trials[name][:] = [
+            {**sample, "search": name, "number": number, "key": trees.key(tree)}
+            for number, tree in enumerate(part)
+        ]
+        for number in range(500):
+            found.curves[name, number] = tuple(1 / epoch for epoch in range(1, 21))
+    page = pages.run_page(found)
+    assert page.count("family   ") == 1000 and len(page.encode()) < 3_000_000
 
 
 def test_too_many_trials_leave_the_worst_out(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = facts.read(copy)
     whole = sum(map(len, found.trials.values()))
     monkeypatch.setattr(views, "ROWS", 4)
-    rows, left_out = views.table(found)
+    rows, left_out = views.table(found, Family(found))
     assert len(rows) == 4 and left_out == whole - 4
     assert max(row["accuracy"] or 0 for row in rows) == found.best()[0]["accuracy"]
 

@@ -52,8 +52,7 @@ def test_a_run_in_the_middle(live: Path) -> None:
 def test_nothing_is_written(live: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in live.rglob("*")}
     assert status.main([str(live), "--json"]) == 0
-    left = {path: path.stat().st_mtime_ns for path in before}
-    assert left == before
+    assert {path: path.stat().st_mtime_ns for path in live.rglob("*")} == before
 
 
 def test_an_ended_run_tells_its_result(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811

@@ -52,14 +52,18 @@ class Batches:
         normalization: Normalization,
         device: torch.device,
         augment: Augment,
+        *,
+        width: int,
     ) -> None:
         self.images = order.images
         self._raw = raw
         self._order = order
         self._device = device
         self._augment = augment
-        self._mean = torch.tensor(normalization.mean, device=device)
-        self._std = torch.tensor(normalization.std, device=device)
+        self._mean, self._std = (
+            torch.tensor(numbers, device=device).repeat(width)
+            for numbers in (normalization.mean, normalization.std)
+        )
 
     def __len__(self) -> int:
         return len(self._order)
@@ -87,10 +91,14 @@ class Batches:
             mirrored = (torch.rand(whole, generator=generator)[own] < 0.5).nonzero().squeeze(1)
             mirrored = mirrored.to(self._device)
             pixels[mirrored] = pixels[mirrored].flip(2)
-        x = torch.zeros(size, height + 2 * pad, (width + 2 * pad) * channels, device=self._device)
-        image = x[:, pad : pad + height, pad * channels : (pad + width) * channels]
-        image.copy_(pixels.reshape(size, height, width * channels))
-        image.sub_(self._mean.repeat(width)).div_(self._std.repeat(width))
+        x = pixels.reshape(size, height, width * channels)
+        if pad:
+            wide = size, height + 2 * pad, (width + 2 * pad) * channels
+            raw, x = x, torch.zeros(wide, device=self._device)
+            image = x[:, pad : pad + height, pad * channels : (pad + width) * channels].copy_(raw)
+        else:
+            x = image = x.to(torch.float32, memory_format=torch.contiguous_format)
+        image.sub_(self._mean).div_(self._std)
         if pad:
             # `[B, 2 pad + 1, 2 pad + 1, H, W * C]`: a view of every shift, of which one is taken.
             shifts = x.unfold(1, height, 1).unfold(2, width * channels, channels)
@@ -170,8 +178,9 @@ def batches(
             f"but got {share} for batches of {batch_size} of {len(source)} images."
         )
     if isinstance(source, Images):
-        return Batches(Memory(source, order), order, normalization, device, augment)
+        raw = Memory(source, order)
+        return Batches(raw, order, normalization, device, augment, width=source.shape[2])
     read = loader(source, order, augment.crop > 0, workers, pin=device.type == "cuda")
     # The crop is done, image by image, while decoding.
     rest = Augment(flip=augment.flip, cutout=augment.cutout)
-    return Batches(read, order, normalization, device, rest)
+    return Batches(read, order, normalization, device, rest, width=source.size)

@@ -91,7 +91,7 @@ Run `{run}`, seed {seed}: a search with a budget of {trials} distinct trees and 
 `{controller}`,
 by path-level transforms (Cai et al., ICML 2018) of a trained base network, each tree trained
 briefly from inherited weights; then a full training of {epochs} epochs{retrain}. Validation
-accuracy chose the network, and it was tested once. Every cell of the network has this tree:
+accuracy chose the network, and it was tested once. {whose}:
 
 ```
 {tree}
@@ -134,6 +134,7 @@ def readme(facts: Facts, parities: Sequence[Parity]) -> str:
         "controller": settings.search.controller.name,
         "epochs": settings.final.training.epochs,
         "retrain": RETRAINED if settings.final.retrain else "",
+        "whose": EACH if found.tree.merge == "stages" else EVERY,
         "tree": trees.indented(found.tree),
         "parity": "\n".join(map(str, parities)),
         "onnx": ONNX if facts.onnx else "",
@@ -144,6 +145,8 @@ def readme(facts: Facts, parities: Sequence[Parity]) -> str:
 
 
 FUSED = " Batch\nnorms are merged into convolutions: use it in eval mode, or train it without them."
+EVERY = "Every cell of the network has this tree"
+EACH = "The cells of each stage,\nthose whose outputs are of one size, have its tree"
 RETRAINED = ", repeated on training and\nvalidation images together"
 ONNX = "| `model.onnx` | the network for ONNX runtimes, with any number of images |\n"
 

@@ -1,7 +1,8 @@
 """Base networks by name, and what a network costs.
 
 A network maps images `[B, C, H, W]` to logits `[B, classes]` and holds
-:class:`pathnas.cell.Cell` modules, all of one tree. ``build`` constructs one from its name.
+:class:`pathnas.cell.Cell` modules, all of one tree, or of one tree a stage
+(:mod:`pathnas.networks.stages`). ``build`` constructs one from its name.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathnas.cell import Cell, Site, cells
-from pathnas.networks import condensenet, densenet, plain, pyramidnet
+from pathnas.cell import Site
+from pathnas.cell import cells as cells
+from pathnas.networks import condensenet, densenet, plain, pyramidnet, stages
 from pathnas.networks.condensenet import CondenseNet
 from pathnas.networks.densenet import DenseNet
 from pathnas.networks.grafted import grafted
@@ -34,7 +36,13 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(
-    name: str, *, channels: int, classes: int, tree: Node = BASE_TREE, **options: Any
+    name: str,
+    *,
+    channels: int,
+    classes: int,
+    tree: Node = BASE_TREE,
+    image_shape: Sequence[int] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Returns a network with fresh weights, drawn from torch's global generator.
 
@@ -42,20 +50,26 @@ def build(
         name: a key of :data:`NETWORKS`.
         channels: of the images.
         classes: number of logits.
-        tree: the architecture of every cell.
+        tree: the architecture of every cell, or of each stage (:func:`pathnas.tree.staged`).
+        image_shape: `[C, H, W]`, from which stages are told; needed where they differ.
         options: the constructor's own.
 
     Raises:
-        ValueError: if the name is unknown or the tree does not fit a cell.
+        ValueError: if the name is unknown, the tree does not fit a cell, or the network has not so
+            many stages.
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}")
-    return NETWORKS[name](channels=channels, classes=classes, tree=tree, **options)
+    if tree.merge != "stages":
+        return NETWORKS[name](channels=channels, classes=classes, tree=tree, **options)
+    network = NETWORKS[name](channels=channels, classes=classes, **options)
+    stages.regrow(network, stages.trees_of_cells(network, tree, image_shape))
+    return network
 
 
 def macs(network: nn.Module, image_shape: Sequence[int]) -> int:
     """Returns the multiply-adds of convolutions and linear layers for one image `[C, H, W]`."""
-    return counted(network, _image(network, image_shape))[1]
+    return counted(network, stages.image(network, image_shape))[1]
 
 
 def sites(network: nn.Module, image_shape: Sequence[int]) -> tuple[Site, ...]:
@@ -64,26 +78,7 @@ def sites(network: nn.Module, image_shape: Sequence[int]) -> tuple[Site, ...]:
     Raises:
         ValueError: if the network does not call each of its cells once.
     """
-    found: list[Site] = []
-    called: list[Cell] = []
-
-    def record(cell: nn.Module, inputs: Any, output: Tensor) -> None:
-        assert isinstance(cell, Cell)
-        called.append(cell)
-        found.append(Site(cell.spec, output.shape[-2] * output.shape[-1]))
-
-    by_name = cells(network)
-    hooks = [cell.register_forward_hook(record) for cell in by_name.values()]
-    try:
-        counted(network, _image(network, image_shape))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name, cell in by_name.items():
-        times = sum(one is cell for one in called)
-        if times != 1:
-            raise ValueError(f"expected every cell to be called once, got {times} times at {name}")
-    return tuple(found)
+    return tuple(stages.places(network, image_shape).values())
 
 
 def check(network: nn.Module, image_shape: Sequence[int], classes: int) -> None:
@@ -92,7 +87,7 @@ def check(network: nn.Module, image_shape: Sequence[int], classes: int) -> None:
     Raises:
         ValueError: if it does not.
     """
-    images = _image(network, image_shape).expand(2, *image_shape)
+    images = stages.image(network, image_shape).expand(2, *image_shape)
     for training, words in ((False, "eval"), (True, "train")):
         try:
             with mode(network, training=training), torch.random.fork_rng(devices=[]):
@@ -107,25 +102,22 @@ def check(network: nn.Module, image_shape: Sequence[int], classes: int) -> None:
             )
 
 
-def _image(network: nn.Module, image_shape: Sequence[int]) -> Tensor:
-    parameter = next(network.parameters())
-    return torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
-
-
 def parameters(network: nn.Module) -> int:
     """Returns the number of weights."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def sketch(
-    name: str, *, channels: int, classes: int, tree: Node = BASE_TREE, **options: Any
-) -> nn.Module:
+def sketch(name: str, **options: Any) -> nn.Module:
     """Returns the network of :func:`build` without weights, on torch's meta device.
 
     It can be asked for its size and cost, and draws no random number.
+
+    Args:
+        name: as of :func:`build`.
+        options: its other arguments.
     """
     with torch.device("meta"):
-        return build(name, channels=channels, classes=classes, tree=tree, **options)
+        return build(name, **options)
 
 
 def can_widen(network: Mapping[str, Any]) -> bool:

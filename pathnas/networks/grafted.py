@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from pathnas import cell as cell_module
-from pathnas.cell import Cell
 from pathnas.grafting import graft
+from pathnas.networks import stages
 from pathnas.specs import Activation
 from pathnas.tree import BASE_TREE, Node
 
@@ -64,7 +64,7 @@ def grafted(
             raise ValueError(f"{model} must return a torch module, got {type(built).__name__}")
         network = graft(built, cells, activation=activation, absorb=absorb)
         if tree != BASE_TREE:
-            _regrow(network, tree)
+            stages.regrow(network, dict.fromkeys(cell_module.cells(network), tree))
     return network.to("meta") if sketching else network
 
 
@@ -89,10 +89,3 @@ def _named(function: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
     """Those arguments that the function names; ``**kwargs`` may go anywhere, and names none."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in arguments.items() if name in names}
-
-
-def _regrow(network: nn.Module, tree: Node) -> None:
-    for name, cell in cell_module.cells(network).items():
-        like = next(cell.parameters())
-        fresh = Cell(cell.spec, tree).to(device=like.device, dtype=like.dtype)
-        network.set_submodule(name, fresh.train(cell.training))

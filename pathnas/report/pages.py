@@ -14,6 +14,7 @@ from pathnas.dotted import flattened
 from pathnas.facts import Facts
 from pathnas.report import charts, views
 from pathnas.report.charts import Series
+from pathnas.report.family import Family
 
 EVENTS = 30
 
@@ -24,7 +25,7 @@ def run_page(facts: Facts) -> str:
     What comes out of the record is escaped; nothing in the page is fetched from anywhere.
     """
     painter = views.Painter(facts)
-    rows, left_out = views.table(facts)
+    rows, left_out = views.table(facts, Family(facts, painter.sites))
     return _render(
         "run.html",
         title=facts.name,
@@ -43,6 +44,7 @@ def run_page(facts: Facts) -> str:
         preferences=views.preferences(facts),
         learning=views.learning(facts),
         times=views.times(facts),
+        trainings=views.trainings(facts),
         rows=rows,
         left_out=left_out,
         failures={name: facts.failures(name) for name in facts.trials if facts.failures(name)},

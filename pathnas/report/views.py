@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from typing import Any
 from markupsafe import Markup
 
 from pathnas import config as configs
-from pathnas import costs, drawing, networks, transforms
+from pathnas import costs, drawing, networks
 from pathnas import tree as trees
 from pathnas.facts import PHASES, Facts
 from pathnas.report import charts
 from pathnas.report.charts import Series
+from pathnas.report.family import Family
 from pathnas.tree import Node
 
 NAMES = {
@@ -66,18 +68,19 @@ class Painter:
     """Draws the trees of a run, with edges as wide as their multiply-adds in its network.
 
     Attributes:
-        weighted: whether that is known; otherwise all edges are of one width.
+        sites: places of the network's cells; none where they are not known.
+        weighted: whether they are; otherwise all edges are of one width.
     """
 
     def __init__(self, facts: Facts) -> None:
-        self._sites = _sites(facts)
-        self.weighted = bool(self._sites)
+        self.sites = _sites(facts)
+        self.weighted = bool(self.sites)
 
     def draw(self, tree: Node, row: dict[str, Any]) -> Drawn:
         """Returns a tree with its picture."""
         weights = None
-        if self._sites:
-            weights = {path: cost.macs for path, cost in costs.edges(tree, self._sites).items()}
+        if self.sites:
+            weights = {path: cost.macs for path, cost in costs.edges(tree, self.sites).items()}
         picture = base64.b64encode(drawing.render(tree, "svg", costs=weights)).decode()
         source = f"data:image/svg+xml;base64,{picture}"
         return Drawn(row, str(tree), trees.indented(tree), source)
@@ -256,7 +259,7 @@ def times(facts: Facts) -> Markup:
     return charts.bars(rows)
 
 
-def table(facts: Facts) -> tuple[list[dict[str, Any]], int]:
+def table(facts: Facts, family: Family) -> tuple[list[dict[str, Any]], int]:
     """Returns the trials for the table, and how many are left out of it.
 
     Of too many the failed ones and the best are kept. Each has `details`, what else is known, the
@@ -266,27 +269,57 @@ def table(facts: Facts) -> tuple[list[dict[str, Any]], int]:
     kept = sorted(rows, key=lambda row: (row["accuracy"] is not None, -(row["accuracy"] or 0)))
     numbers = {(row["search"], row["number"]) for row in kept[:ROWS]}
     shown = [
-        {**row, "details": _details(facts, row), **_curve(facts, row)}
+        {**row, "details": _details(facts, row, family), **_curve(facts, row)}
         for row in rows
         if (row["search"], row["number"]) in numbers
     ]
     return shown, len(rows) - len(shown)
 
 
+def trainings(facts: Facts) -> list[dict[str, Any]]:
+    """Returns the full trainings done, in order; each as a trial's row of :func:`table` has it."""
+    return [
+        {"name": _training(name), **one, **_drawn(one["curve"])}
+        for name, one in facts.trainings.items()
+        if not name.startswith("test of ")
+    ]
+
+
+def _training(name: str) -> str:
+    """Writes the name under which a training is recorded for a person.
+
+    >>> _training("control-2"), _training("wider_base-1-first")
+    ('random search, tree 2', 'wider base, run 1, first part')
+    """
+    known = re.fullmatch(r"([a-z_]+)(?:-([0-9]+))?(?:-(first|everything))?", name)
+    if known is None:
+        return name
+    kind, number, part = known.groups()
+    label = {"base_longer": "base, trained longer", "wider_base": "wider base"}.get(kind)
+    said = [label or LABELS.get(kind, kind)]
+    if number is not None:
+        said.append(f"{'tree' if kind in ('search', 'control') else 'run'} {number}")
+    if part is not None:
+        said.append("first part" if part == "first" else "again, on validation images too")
+    return ", ".join(said)
+
+
 def _curve(facts: Facts, row: dict[str, Any]) -> dict[str, Any]:
-    losses = facts.curves.get((row["search"], row["number"]))
-    if losses is None:
+    return _drawn(facts.curves.get((row["search"], row["number"]), ()))
+
+
+def _drawn(losses: Sequence[float]) -> dict[str, Any]:
+    if not losses:
         return {"loss": None, "curve": ""}
     return {"loss": losses[-1], "curve": charts.spark(losses, _thinned(losses))}
 
 
-def _details(facts: Facts, row: dict[str, Any]) -> str:
+def _details(facts: Facts, row: dict[str, Any], family: Family) -> str:
     tree = trees.from_json(facts.trees[row["key"]])
-    lines = [trees.indented(tree), ""]
-    if not facts.config["plugins"]:  # only the user's own code knows their operations
-        lines += [f"grown by {step}" for step in transforms.growth(tree)]
+    lines = [trees.indented(tree), "", f"family     {family.line(row, tree)}"]
+    lines += family.receipt(tree)
     known = {name: row[name] for name in ("parameters", "images", "seed", "attempt", "error")}
-    lines += [f"{name} {value}" for name, value in known.items() if value is not None]
+    lines += [f"{name:<10} {value}" for name, value in known.items() if value is not None]
     return "\n".join(lines)
 
 
