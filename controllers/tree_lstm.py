@@ -130,18 +130,12 @@ class EdgeStep(Step):
         self.hidden = hidden
         bound = 1 / math.sqrt(hidden)
 
-        def uniform(*shape: int) -> nn.Parameter:
-            weight = nn.init.uniform_(torch.empty(shape), -bound, bound, generator=generator)
-            return nn.Parameter(weight)
-
-        weight_ih, bias_ih, bias_hh = (
-            uniform(4 * hidden, embedding),
-            uniform(4 * hidden),
-            uniform(4 * hidden),
-        )
-        self.weight_ih = weight_ih
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden, embedding))
+        self.weight_hh = nn.Parameter(torch.empty(0))  # stands second among the parameters
+        self.bias_ih, self.bias_hh = (nn.Parameter(torch.empty(4 * hidden)) for _ in range(2))
+        for weight in (self.weight_ih, self.bias_ih, self.bias_hh):
+            nn.init.uniform_(weight, -bound, bound, generator=generator)
         self.weight_hh = _recurrent(4, 1, hidden, generator)
-        self.bias_ih, self.bias_hh = bias_ih, bias_hh
 
     def table(self, inputs: Tensor) -> Tensor:
         """See :meth:`Step.table`."""
