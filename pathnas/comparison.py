@@ -100,10 +100,10 @@ def table(found: Mapping[str, Any]) -> str:
         "seconds": "seconds",
     }
     names = [name for name in titles if _all_have(rows, name)]
-    lines = [f"{'controller':<12}" + "".join(f"{titles[n]:>18}" for n in names)]
+    lines = [f"{'controller':<12}" + "".join(f"{titles[n]:>20}" for n in names)]
     for controller, some in rows.items():
         cells = [_mean_and_error([row[name] for row in some]) for name in names]
-        lines.append(f"{controller:<12}" + "".join(f"{cell:>18}" for cell in cells))
+        lines.append(f"{controller:<12}" + "".join(f"{cell:>20}" for cell in cells))
     if "random_95" in found:
         seeds = len(rows["random"])
         lines.append(f"95th percentile of random trials: {found['random_95']:.4f}")
