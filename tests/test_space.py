@@ -49,7 +49,6 @@ def brute_force(limits: Limits) -> set[str]:
         (2, ("identity", "group_conv3x3"), [CellSpec(Conv(8, 8), groups=4)]),
         (2, ("identity", "group_conv3x3"), [CellSpec(Conv(6, 6), groups=3)]),
         (2, ("identity", "group_conv3x3"), [CellSpec(Conv(6, 6, groups=2))]),
-        (3, ("identity",), [CellSpec(Conv(3, 3))]),
     ],
 )
 def test_counts_are_those_of_brute_force(
