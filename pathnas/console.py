@@ -82,6 +82,8 @@ class Console:
             done: where it begins.
         """
         settings: dict[str, Any] = {"disable": self.quiet, "dynamic_ncols": True}
+        if not sys.stderr.isatty():
+            settings["mininterval"] = 10.0  # in a file every step is a line
         with tqdm(total=total, initial=done, desc=title, **settings) as bar:
             self._bar = bar
             try:

@@ -19,7 +19,7 @@ from pathnas.transforms import Birth, Branch, Insert, Transform
 from pathnas.tree import BASE_TREE, Node, Path
 
 LEFT = 34
-"""Letters for a transform, before what it adds."""
+"""Letters for a transform at least, before what it adds."""
 
 
 class Family:
@@ -79,15 +79,17 @@ class Family:
         steps = [step for _, step in named]
         if not steps:
             return []
+        written = [f"  {where}{_written(step)}" for where, step in named]
+        left = max(LEFT, *map(len, written))
         costs = f"{'parameters':>11}{'multiply-adds':>15}  " if self._sites else ""
-        lines = [f"{'receipt':<{LEFT}}{costs}at birth"]
+        lines = [f"{'receipt':<{left}}{costs}at birth"]
         lines += [
-            f"{f'  {where}{_written(step)}':<{LEFT}}{self._added(*pair)}{self._law([step])}"
-            for (where, step), pair in zip(named, pairwise(way), strict=True)
+            f"{words:<{left}}{self._added(*pair)}{self._law([step])}"
+            for words, step, pair in zip(written, steps, pairwise(way), strict=True)
         ]
         if len(steps) > 1:
             whole = f"  all {len(steps)} together"
-            lines.append(f"{whole:<{LEFT}}{self._added(way[0], way[-1])}{self._law(steps)}")
+            lines.append(f"{whole:<{left}}{self._added(way[0], way[-1])}{self._law(steps)}")
         return lines
 
     def _from(self, tree: Node, start: Node) -> Node:
