@@ -90,6 +90,7 @@ def _command(options: argparse.Namespace) -> int:
         settings = config.load(options.config, options.overrides)
         settings = config.override(settings, [f"name={settings.name}-audit"])
         ways = _ways(options, settings.search.trial.epochs)
+        auditing.trials(settings, ways)  # what cannot be is refused before there is a folder
         plan = Plan.of(settings)
         plan.check_timed()
         candidates = auditing.random_candidates(plan.limits, options.trees, settings.seed)

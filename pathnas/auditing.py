@@ -12,6 +12,7 @@ import torch
 
 from pathnas import config, evaluators, outcomes
 from pathnas.agreement import Scores
+from pathnas.config import Config
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import rollout
 from pathnas.decisions import Limits
@@ -123,18 +124,30 @@ def stages(plan: Plan, base: Training, ways: Ways) -> list[Stage]:
     Raises:
         ConfigError: if a trial cannot be so.
     """
-    found = []
-    usual = plan.config.search.trial.learning_rate
+    found = [
+        Stage(name, replace(plan, config=own).inherit(base), "trial")
+        for name, own in trials(plan.config, ways).items()
+    ]
+    full = replace(plan.inherit(base), recipe=plan.config.final.training)
+    fresh = replace(full, weights=None, birth="scratch", inherit_optimizer=False)
+    return [*found, Stage(INHERITED, full, "full"), Stage(SCRATCH, fresh, "scratch")]
+
+
+def trials(settings: Config, ways: Ways) -> dict[str, Config]:
+    """Returns the settings of the trials by name.
+
+    Raises:
+        ConfigError: if a trial cannot be so.
+    """
+    found = {}
+    usual = settings.search.trial.learning_rate
     for birth, length, rate in product(ways.births, ways.epochs, ways.rates or [usual]):
         words = [f"search.trial.epochs={length}", f"search.trial.birth={birth}"]
         words.append(f"search.trial.learning_rate={rate}")
         words.append("search.halving=null")  # it bounds the epochs, and is not what is measured
-        own = replace(plan, config=config.override(plan.config, words))
         name = trial_name(birth, length) + (f", rate {rate:g}" if rate != usual else "")
-        found.append(Stage(name, own.inherit(base), "trial"))
-    full = replace(plan.inherit(base), recipe=plan.config.final.training)
-    fresh = replace(full, weights=None, birth="scratch", inherit_optimizer=False)
-    return [*found, Stage(INHERITED, full, "full"), Stage(SCRATCH, fresh, "scratch")]
+        found[name] = config.override(settings, words)
+    return found
 
 
 def trial_name(birth: str, epochs: int) -> str:

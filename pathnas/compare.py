@@ -113,6 +113,9 @@ def on_surrogate(settings: Config, name: str, seed: int) -> Curve:
 
     plan = Plan.of(settings)
     plan.check_timed()
+    metric = settings.search.reward.metric
+    if metric != "accuracy":
+        raise ValueError(f"search.reward.metric: the surrogate knows accuracy alone, got {metric}")
     limits, evaluator = plan.limits, Surrogate(plan.limits)
     seed = seed_of(seed, "search")
     own = settings.search.controller.model_dump(exclude={"name"})

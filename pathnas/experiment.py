@@ -28,6 +28,7 @@ from pathnas.database import RecordError
 from pathnas.evaluators import Setting, seed_of, sketch
 from pathnas.finals import Finals, test_once
 from pathnas.jobs import Finished, JobFailed, Jobs
+from pathnas.latency import NAME as LATENCIES
 from pathnas.latency import Latencies
 from pathnas.ledger import Ledger
 from pathnas.plan import Plan
@@ -97,10 +98,17 @@ def _timed(plan: Plan, store: Store) -> Plan:
     """Returns the plan with the limit on latencies that the run began with, if it has one."""
     if plan.config.search.max_latency is None:
         return plan
-    path = store.path / "latencies.json"
-    if not path.exists():
+    path = store.path / LATENCIES
+    noted = store.meta("latencies")
+    if noted is None:
         (plan.limits.latencies or plan.measured()).write(path)
-    return plan.timed(Latencies.read(path, plan.limits.sites))
+        store.note(latencies=files.digest(path))
+    elif not path.is_file() or files.digest(path) != noted:
+        raise RecordError(
+            f"{path}: expected the table of latencies that the run began with, got "
+            f"{'another' if path.is_file() else 'no file'}"
+        )
+    return plan.timed(Latencies.read(path, plan.limits.sites, plan.limits.ops))
 
 
 def _next(folder: Path, name: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from pathnas.cell import Site, edge_ranges
 from pathnas.probing import mode
 from pathnas.specs import CellSpec, Range
 from pathnas.tree import BASE_OP, Node
+
+NAME = "latencies.json"
+"""Of the table in the folder of a run."""
 
 ROUNDS, REPEATS = 12, 3
 """A time is that of the fastest of so many rounds of so many calls each: others only add to it."""
@@ -112,15 +116,16 @@ class Latencies:
         files.write_json(path, {**asdict(self), "sites": specs})
 
     @classmethod
-    def read(cls, path: Path, sites: Sequence[Site]) -> Latencies:
+    def read(cls, path: Path, sites: Sequence[Site], searched: Sequence[str]) -> Latencies:
         """Reads a table that was written for some cells.
 
         Args:
             path: of the file.
             sites: of the network.
+            searched: the operations.
 
         Raises:
-            ValueError: if the file is no table of these cells.
+            ValueError: if the file is no table of these cells with these operations.
             FileNotFoundError: if there is none.
         """
         own = distinct(sites)
@@ -134,14 +139,29 @@ class Latencies:
             numbers = [n for row in rows for n in (row.site, *row.widths, *row.nanoseconds)]
             sound = all(type(n) is int and n >= 0 for n in (*numbers, found["network"]))
             sound = sound and all(0 < len(r.widths) == len(r.nanoseconds) for r in rows)
+            sound = sound and all(a < b for r in rows for a, b in pairwise(r.widths))
             table = cls(own, rows, found["network"], int(found["batch"]), str(found["device"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected a table of latencies, got {error!r}") from error
         if not sound:
-            raise ValueError(f"{path}: expected whole numbers >= 0 in a table of latencies")
+            raise ValueError(
+                f"{path}: expected whole numbers >= 0 and rising widths in a table of latencies"
+            )
         if named != [(repr(site.spec), site.positions) for site in own]:
             raise ValueError(f"{path}: expected the latencies of this network's cells, got others")
+        for place in range(len(own)):
+            missing = [name for name in _names(searched) if (place, name) not in table._rows]
+            if missing:
+                raise ValueError(
+                    f"{path}: expected the latencies of all operations that are searched, got none "
+                    f"of {', '.join(missing)}"
+                )
         return table
+
+
+def _names(searched: Sequence[str]) -> list[str]:
+    """Returns what rows a cell has; an identity takes no time."""
+    return [name for name in (BASE_OP, *searched, *MERGES) if name != "identity"]
 
 
 def distinct(sites: Sequence[Site]) -> tuple[Site, ...]:
@@ -182,15 +202,13 @@ def measure(
     device = next(network.parameters()).device
     own = distinct(sites)
     images = torch.zeros(batch, *image_shape, device=device)
-    names = [name for name in (BASE_OP, *searched, *MERGES) if name != "identity"]
     with _one_thread(), mode(network, training=False):
-        found = [
+        rows = [
             _row(place, site, name, batch, device)
             for place, site in enumerate(own)
-            for name in names
+            for name in _names(searched)
         ]
         whole = _time(lambda: network(images), device)
-    rows = [row for row in found if row is not None]
     return Latencies(own, tuple(rows), whole, batch, str(device))
 
 
@@ -204,8 +222,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _row(place: int, site: Site, name: str, batch: int, device: torch.device) -> Row | None:
-    """Returns None if no width will do, which no tree of the space can have then either."""
+def _row(place: int, site: Site, name: str, batch: int, device: torch.device) -> Row:
     timed: list[tuple[int, int]] = []
     width = site.spec.conv.channels_out
     with torch.random.fork_rng(devices=[]):
@@ -213,11 +230,11 @@ def _row(place: int, site: Site, name: str, batch: int, device: torch.device) ->
             try:
                 call = _call(site, name, width, batch, device)
             except ValueError:  # such as a width that does not divide into groups
+                if not timed:
+                    raise
                 break
             timed.append((width, _time(call, device)))
             width //= 2
-    if not timed:
-        return None
     widths, nanoseconds = zip(*reversed(timed), strict=True)
     # Noise must not make what is narrower dearer than what is wider.
     return Row(place, name, widths, tuple(np.maximum.accumulate(nanoseconds).tolist()))

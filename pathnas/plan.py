@@ -96,7 +96,23 @@ class Plan:
             return plan
         if search.max_latency is None:
             raise ValueError("search.latencies: must be null without search.max_latency")
-        return plan.timed(Latencies.read(Path(search.latencies), sites))
+        if search.rounds > 1 or config.base.grown is not None:
+            raise ValueError(
+                "search.latencies: must be null with search.rounds > 1 or base.grown: the table "
+                "knows another base network"
+            )
+        own = Path(config.runs) / config.name / latency.NAME  # of a run that is continued
+        path = own if own.exists() else Path(search.latencies)
+        try:
+            found = Latencies.read(path, sites, search.ops)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"search.latencies: {error}") from error
+        if found.device != str(device):
+            raise ValueError(
+                f"search.latencies: {path}: expected times of device {device}, got those of "
+                f"{found.device}"
+            )
+        return plan.timed(found)
 
     @property
     def untimed(self) -> bool:
@@ -117,13 +133,14 @@ class Plan:
 
     def measured(self) -> Latencies:
         """Measures what operations take at the cells of the base network."""
-        network = networks.build(
-            tree=self.limits.start,
-            channels=self.splits.image_shape[0],
-            classes=self.splits.classes,
-            image_shape=self.splits.image_shape,
-            **self.config.base.arguments(),
-        )
+        with torch.random.fork_rng(devices=[]):
+            network = networks.build(
+                tree=self.limits.start,
+                channels=self.splits.image_shape[0],
+                classes=self.splits.classes,
+                image_shape=self.splits.image_shape,
+                **self.config.base.arguments(),
+            )
         return latency.measure(
             network.to(self.device), self.splits.image_shape, self.limits.sites, self.limits.ops
         )

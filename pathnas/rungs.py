@@ -254,10 +254,13 @@ class _Line:
         rewards[one.number] = trials.reward(outcome) if sound else -math.inf
         whole = one.rung == len(lengths) - 1
         before = _ended(one.before, outcome, None if whole or not sound else one.epochs)
-        better = sum(reward > rewards[one.number] for reward in rewards.values())
-        if sound and not whole and better < math.ceil(len(rewards) / self.rungs.factor):
-            rung = one.rung + 1
-            self._next(replace(one, rung=rung, epochs=lengths[rung], before=before))
-            return
+        if sound and not whole:
+            further = replace(one, rung=one.rung + 1, epochs=lengths[one.rung + 1], before=before)
+            better = sum(reward > rewards[one.number] for reward in rewards.values())
+            # Before a resume it may have gone on although others have been better since.
+            went_on = trials.ledger.rung(one.number, further.epochs) is not None
+            if went_on or better < math.ceil(len(rewards) / self.rungs.factor):
+                self._next(further)
+                return
         trials.ledger.finish(one.number, one.attempt, before, trials.reward(before))
         self.ended.append(trials.show((one.number, one.candidate, before)))

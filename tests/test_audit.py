@@ -244,9 +244,12 @@ def test_bad_input_is_one_message_and_exit_code_2(
 
 
 def test_a_trial_too_short_for_its_distillation_is_bad_input(
-    audited: Callable[..., tuple[int, list[Training]]], capsys: pytest.CaptureFixture[str]
+    audited: Callable[..., tuple[int, list[Training]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert audited("--births", "distilled", "--epochs", "1")[0] == 2
+    assert not (tmp_path / "smoke-audit").exists()
     assert "epochs must be below those of the training, 1" in capsys.readouterr().err
 
 

@@ -76,3 +76,11 @@ def test_bad_input_is_one_message_and_exit_code_2(
 ) -> None:
     assert compare.main([str(SURROGATE), *words]) == 2
     assert "expected --seeds >= 1 and distinct --controllers" in capsys.readouterr().err
+
+
+def test_the_surrogate_refuses_a_metric_that_it_does_not_know(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(stub_run.SMOKE), "--surrogate", "search.reward.metric=likelihood"]
+    assert compare.main(words) == 2
+    assert "search.reward.metric: the surrogate knows accuracy alone" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import torch
 from pathnas import config, counting, decisions, evaluators, facts, latency, networks, space
 from pathnas import tree as trees
 from pathnas.cell import Site
+from pathnas.database import RecordError
 from pathnas.decisions import Limits
 from pathnas.latency import Latencies, Row
 from pathnas.plan import Plan
@@ -98,16 +99,18 @@ def test_a_measured_table_survives_its_file_and_fits_its_network_alone(tmp_path:
     assert all(list(row.nanoseconds) == sorted(row.nanoseconds) for row in table.rows)
     path = tmp_path / "latencies.json"
     table.write(path)
-    assert Latencies.read(path, sites) == table
+    assert Latencies.read(path, sites, MILD) == table
     with pytest.raises(ValueError, match="latencies of this network's cells"):
-        Latencies.read(path, sites[:1])
+        Latencies.read(path, sites[:1], MILD)
+    with pytest.raises(ValueError, match="got none of conv3x3"):
+        Latencies.read(path, sites, [*MILD, "conv3x3"])
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "network": -1}))
     with pytest.raises(ValueError, match="whole numbers >= 0"):
-        Latencies.read(path, sites)
+        Latencies.read(path, sites, MILD)
     path.write_text("[]")
     with pytest.raises(ValueError, match="expected a table of latencies"):
-        Latencies.read(path, sites)
+        Latencies.read(path, sites, MILD)
 
 
 def test_a_run_keeps_its_table_and_no_tree_is_over_the_limit(
@@ -126,16 +129,41 @@ def test_a_run_keeps_its_table_and_no_tree_is_over_the_limit(
     found = facts.read(tmp_path / "smoke")
     assert len(found.trees) >= 6
     assert all(plan.limits.allows(trees.from_json(text)) for text in found.trees.values())
-    before = kept.read_bytes()
-    stub_run.run(tmp_path, *words)  # continues, with the same limit
-    assert kept.read_bytes() == before
+
+
+def test_a_resume_has_the_table_that_the_run_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(job: evaluators.Training) -> evaluators.Trained:
+        if job.save is None:
+            raise KeyboardInterrupt
+        return stub_run.train(job)
+
+    words = ("search.max_latency=2", "search.trials=3", "search.control=false")
+    monkeypatch.setattr(evaluators, "score", stub_run.score)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluators, "train", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            stub_run.run(tmp_path, *words)
+    monkeypatch.setattr(evaluators, "train", stub_run.train)
+    kept = tmp_path / "smoke" / latency.NAME
+    table = kept.read_bytes()
+    kept.write_bytes(table.replace(b'"network": ', b'"network": 9'))
+    with pytest.raises(RecordError, match=r"latencies\.json: expected the table .* got another"):
+        stub_run.run(tmp_path, *words)
+    kept.unlink()
+    with pytest.raises(RecordError, match="got no file"):
+        stub_run.run(tmp_path, *words)
+    kept.write_bytes(table)
+    assert stub_run.run(tmp_path, *words)["searches"]["search"]["distinct_trees"] >= 3
 
 
 @pytest.mark.parametrize(
     ("words", "error"),
     [
         (("search.latencies=x.json",), "search.latencies: must be null without search.max_latency"),
-        (("search.latencies=x.json", "search.max_latency=2"), "x.json"),
+        (("search.latencies=x.json", "search.max_latency=2"), "search.latencies: [Errno 2]"),
+        (("search.latencies=x.json", "search.max_latency=2", "search.rounds=2"), "rounds > 1"),
         (("search.max_latency=0.5",), "search.max_latency: must be >= 1"),
     ],
 )

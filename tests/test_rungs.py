@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pathnas import config, evaluators, facts, results
+from pathnas import config, evaluators, facts, results, rungs
 from pathnas.database import Database
 from pathnas.decisions import Limits
 from pathnas.evaluators import Trained, Training
 from pathnas.ledger import Ledger
-from pathnas.outcomes import Outcome
+from pathnas.outcomes import Candidate, Outcome
+from pathnas.rungs import Rungs
 from pathnas.search import Record, SearchError, Trial
 from pathnas.store import RECORD
+from pathnas.tree import BASE_TREE
 from tests import stub_run
 
 HALVING = ("search.halving={factor: 2, rungs: 3}", "search.trial.epochs=4", "search.episodes=5")
@@ -222,6 +226,30 @@ def test_an_asynchronous_search_that_was_broken_off_trains_nothing_twice(
     assert len(rows) >= 12 and all(row["status"] in ("ok", "diverged") for row in rows)
     images = ledgers(tmp_path / "smoke")["search"].images()
     assert images == sum(10 * j.recipe.epochs for j in trained if not _diverges(j))
+
+
+def test_a_trial_that_had_gone_on_goes_on_after_a_resume() -> None:
+    """Although others were better since, as with several workers."""
+    kept = {(0, 1): 0.5, (0, 2): 0.6, (1, 1): 0.7, (2, 1): 0.8}
+    ledger = SimpleNamespace(
+        rung=lambda number, epochs: (
+            Outcome("ok", accuracy=kept[number, epochs], images=10 * epochs)
+            if (number, epochs) in kept
+            else None
+        ),
+        rungs=lambda epochs: {
+            n: Outcome("ok", accuracy=value)
+            for (n, length), value in kept.items()
+            if length == epochs
+        },
+        start=lambda number: 2,
+    )
+    trials = SimpleNamespace(
+        ledger=ledger, reward=lambda outcome: outcome.accuracy, recorded={}, known={}
+    )
+    line = rungs._Line(Rungs(trials, (1, 2, 4), 2))  # type: ignore[arg-type]
+    [job] = islice(line.jobs([(0, Candidate(BASE_TREE))], []), 1)
+    assert job == (Candidate(BASE_TREE), 4)
 
 
 def test_a_batch_that_fails_throughout_is_run_again_by_a_resume(

@@ -21,6 +21,7 @@ from pathnas.facts import PHASES, Facts
 from pathnas.report import charts
 from pathnas.report.charts import Series
 from pathnas.report.family import Family
+from pathnas.search import place
 from pathnas.tree import Node
 
 NAMES = {
@@ -266,7 +267,7 @@ def table(facts: Facts, family: Family) -> tuple[list[dict[str, Any]], int]:
     training loss of its last epoch as `loss`, None if that is unknown, and its drawn `curve`.
     """
     rows = [row for name in ("search", "control") for row in facts.trials.get(name, [])]
-    kept = sorted(rows, key=lambda row: (row["accuracy"] is not None, -(row["accuracy"] or 0)))
+    kept = sorted(rows, key=lambda row: (row["accuracy"] is not None, *_place(row)))
     numbers = {(row["search"], row["number"]) for row in kept[:ROWS]}
     shown = [
         {**row, "details": _details(facts, row, family), **_curve(facts, row)}
@@ -274,6 +275,10 @@ def table(facts: Facts, family: Family) -> tuple[list[dict[str, Any]], int]:
         if (row["search"], row["number"]) in numbers
     ]
     return shown, len(rows) - len(shown)
+
+
+def _place(row: dict[str, Any]) -> tuple[float, float, int]:
+    return place(row["stopped"], row["reward"] or 0.0, row["number"])
 
 
 def trainings(facts: Facts) -> list[dict[str, Any]]:
