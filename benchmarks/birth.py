@@ -9,9 +9,7 @@ Controls: the same trees from random weights, and the base network trained on wi
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import facts
+from benchmarks import study
 from pathnas import config, evaluators, executors, experiment, networks, training
-from pathnas.auditing import random_candidates
 from pathnas.config import Recipe, TrialRecipe
 from pathnas.evaluators import Training, trial_seed
 from pathnas.outcomes import Candidate
@@ -149,19 +146,15 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     bases: list[float] = []
     trees: list[str] = []
     accuracy: dict[str, list[list[float]]] = {}
-    each = -(-arguments.trees // arguments.bases)
+
+    def load(seed: str) -> config.Config:
+        return config.load(DIGITS, [*DATASETS[name], *arguments.set, seed])
+
     with executors.executor("processes", arguments.workers, experiment.PRELOAD) as executor:
-        for number in range(arguments.bases):
-            seed = arguments.seed + number
-            plan = Plan.of(config.load(DIGITS, [*DATASETS[name], *arguments.set, f"seed={seed}"]))
-            candidates = random_candidates(plan.limits, arguments.trees, arguments.seed)
-            candidates = candidates[number * each : (number + 1) * each]
-            with tempfile.TemporaryDirectory() as folder:
-                setting = plan.prepare(Path(folder))
-                base = plan.base_training(setting, Path(folder) / "base.safetensors")
-                bases.append(evaluators.train(base).accuracy)
-                jobs = runs(plan, base, candidates)
-                results = dict(executor.run(curve, jobs))
+        for plan, base, trained, candidates in study.bases(load, arguments):
+            bases.append(trained.accuracy)
+            jobs = runs(plan, base, candidates)
+            results = dict(executor.run(curve, jobs))
             trees += [str(candidate.tree) for candidate in candidates]
             for index, job in enumerate(jobs):
                 if results[index].failure is not None:
@@ -196,27 +189,13 @@ def tables(accuracy: Mapping[str, Sequence[Sequence[float]]]) -> str:
 
 def main() -> None:
     """Prints the tables and writes all accuracies."""
-    parser = argparse.ArgumentParser(description="births compared, and training from scratch")
-    parser.add_argument("--data", nargs="+", choices=DATASETS, default=list(DATASETS))
-    parser.add_argument("--trees", type=int, default=24, help="random trees (default: 24)")
-    parser.add_argument("--bases", type=int, default=3, help="base networks (default: 3)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first base (default: 0)")
-    parser.add_argument("--set", nargs="*", default=[], help="key=value of the experiment")
-    parser.add_argument("--json", type=Path, default=Path("runs/birth.json"), help="file to write")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    print(facts())
-    found = {}
-    for name in arguments.data:
-        found[name] = measure(name, arguments)
-        bases = ", ".join(f"{accuracy:.3f}" for accuracy in found[name]["bases"])
-        print(f"\n{name}: base networks {bases}; {found[name]['seconds']} s\n")
-        print(tables(found[name]["accuracy"]), flush=True)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    options = {key: str(value) for key, value in vars(arguments).items()}
-    report = {"machine": facts(), "options": options, "epochs": EPOCHS, "data": found}
-    arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    study.run(
+        "birth",
+        "births compared, and training from scratch",
+        list(DATASETS),
+        measure,
+        lambda found: tables(found["accuracy"]),
+    )
 
 
 if __name__ == "__main__":

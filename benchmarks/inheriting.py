@@ -10,21 +10,18 @@ faster of the two counts, level by level and tree by tree.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.machine import facts
+from benchmarks import study
 from pathnas import config, evaluators, executors, experiment, training
-from pathnas.auditing import random_candidates
 from pathnas.evaluators import Training, seed_of
 from pathnas.plan import Plan
 from pathnas.tree import Node
@@ -113,26 +110,21 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     bases: list[float] = []
     images = 0
     rows: list[dict[str, Any]] = []
-    each = -(-arguments.trees // arguments.bases)
+
+    def load(seed: str) -> config.Config:
+        return config.load(EXPERIMENTS / f"{name}.yaml", [*arguments.set, seed])
+
     with executors.executor("processes", arguments.workers, experiment.PRELOAD) as executor:
-        for number in range(arguments.bases):
-            words = [*arguments.set, f"seed={arguments.seed + number}"]
-            plan = Plan.of(config.load(EXPERIMENTS / f"{name}.yaml", words))
-            trees = random_candidates(plan.limits, arguments.trees, arguments.seed)
-            trees = trees[number * each : (number + 1) * each]
-            with tempfile.TemporaryDirectory() as folder:
-                setting = plan.prepare(Path(folder))
-                base = plan.base_training(setting, Path(folder) / "base.safetensors")
-                trained = evaluators.train(base)
-                bases.append(trained.accuracy)
-                images = trained.images
-                jobs = [
-                    (row, way, job)
-                    for row, one in enumerate(trees, start=len(rows))
-                    for way, two in ways(plan, base, one.tree).items()
-                    for job in two
-                ]
-                results = dict(executor.run(curve, [job for _, _, job in jobs]))
+        for plan, base, trained, trees in study.bases(load, arguments):
+            bases.append(trained.accuracy)
+            images = trained.images
+            jobs = [
+                (row, way, job)
+                for row, one in enumerate(trees, start=len(rows))
+                for way, two in ways(plan, base, one.tree).items()
+                for job in two
+            ]
+            results = dict(executor.run(curve, [job for _, _, job in jobs]))
             rows += [{"tree": one.key, "base": bases[-1], "curves": {}} for one in trees]
             for index, (row, way, _) in enumerate(jobs):
                 if results[index].failure is not None:
@@ -176,33 +168,14 @@ def _medians(values: Sequence[tuple[float, float]]) -> str:
     )
 
 
+def tables(found: dict[str, Any]) -> str:
+    """Returns what the base networks cost, and the table."""
+    return f"base networks saw {found['images']:,} images\n{table(found['rows'])}"
+
+
 def main() -> None:
     """Prints the tables and writes all curves."""
-    parser = argparse.ArgumentParser(description="what inheriting weights saves")
-    parser.add_argument("--data", nargs="+", default=["digits", "mnist"], help="experiments")
-    parser.add_argument("--trees", type=int, default=24, help="random trees (default: 24)")
-    parser.add_argument("--bases", type=int, default=3, help="base networks (default: 3)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first base (default: 0)")
-    parser.add_argument("--set", nargs="*", default=[], help="key=value of the experiments")
-    parser.add_argument("--json", type=Path, default=Path("runs/inheriting.json"), help="to write")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    print(facts())
-    found = {}
-    for name in arguments.data:
-        found[name] = measure(name, arguments)
-        bases = ", ".join(f"{accuracy:.3f}" for accuracy in found[name]["bases"])
-        print(
-            f"\n{name}: base networks {bases} after {found[name]['images']:,} images; "
-            f"{found[name]['seconds']} s\n"
-        )
-        print(table(found[name]["rows"]), flush=True)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    options = {key: str(value) for key, value in vars(arguments).items()}
-    report = {"machine": facts(), "options": options, "data": found}
-    text = json.dumps(report, indent=1, default=asdict)
-    arguments.json.write_text(text + "\n", encoding="utf-8")
+    study.run("inheriting", "what inheriting weights saves", ("digits", "mnist"), measure, tables)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 import torch
 
+from pathnas.actions import Actions
 from pathnas.controllers.evolution import Evolution
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.ppo import Ppo
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.reinforce import NoLearning, Reinforce
 from pathnas.controllers.rollout import Episode
-from pathnas.decisions import Actions, Limits
+from pathnas.decisions import Limits
 
 
 class Learner(Protocol):

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from pathnas import decisions
+from pathnas.actions import Actions
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.reinforce import check_rewards, frequencies
 from pathnas.controllers.rollout import Episode, replay, rollout
-from pathnas.decisions import Actions, Limits, Question
+from pathnas.decisions import Limits, Question
 from pathnas.outcomes import Candidate
 
 ATTEMPTS = 20

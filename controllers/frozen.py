@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pathnas.actions import KINDS, MERGES, Actions
 from pathnas.controllers.forest import Forest, Group
 from pathnas.controllers.tree_lstm import ChildSumStep, EdgeStep, NaryStep, Step, TreeLSTM
-from pathnas.decisions import KINDS, MERGES, Actions
 from pathnas.envs.observation import QUESTIONS
 
 Array = NDArray[np.floating[Any]]

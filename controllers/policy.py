@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
+from pathnas.actions import KINDS, MERGES, Actions
 from pathnas.controllers.frozen import FrozenPolicy
 from pathnas.controllers.tree_lstm import TreeLSTM, linear
-from pathnas.decisions import KINDS, MERGES, Actions, Limits, State
+from pathnas.decisions import Limits, State
 from pathnas.envs.observation import QUESTIONS, encode_all, sizes
 from pathnas.tree import Node
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pathnas.actions import Actions
 from pathnas.controllers.policy import (
     MaskedCategorical,
     Observations,
@@ -11,7 +12,6 @@ from pathnas.controllers.policy import (
     allowed_actions,
     masked,
 )
-from pathnas.decisions import Actions
 
 
 class RandomController:

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pathnas.actions import Actions
 from pathnas.controllers.baselines import BASELINES, SELF_CRITICAL
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.rollout import Episode, Greedy, concatenate, distinct, rollout
-from pathnas.decisions import Actions, Limits
+from pathnas.decisions import Limits
 
 MAX_REWARD = 1e30
 """Rewards of a larger magnitude are refused: their squares would overflow."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pathnas import decisions
 from pathnas import tree as trees
-from pathnas.decisions import Actions, Limits, State
+from pathnas.actions import KINDS, MERGES, Actions
+from pathnas.decisions import Limits, State
 from pathnas.tree import BASE_OP, Node
 
 Observation = dict[str, Any]
@@ -31,7 +32,7 @@ NO_OP, BASE = range(2)
 """Values of the array ``op`` below 2: padding and the root have none; then the searched ops, then
 the stages, where there are several."""
 
-QUESTIONS = (*decisions.KINDS, "done")
+QUESTIONS = (*KINDS, "done")
 """Values of ``question``."""
 
 _QUESTION_CODES = {kind: code for code, kind in enumerate(QUESTIONS)}
@@ -52,7 +53,7 @@ _NODE_TYPES = {
 def sizes(actions: Actions) -> tuple[int, int, int]:
     """Returns how many values ``op`` and ``node`` take, and the branches of any node at most."""
     stages = actions.stages if actions.stages > 1 else 0
-    branches = max(n for _, n in decisions.MERGES)
+    branches = max(n for _, n in MERGES)
     ops = BASE + 1 + len(actions.ops) + stages
     return ops, STAGES + 1 if stages else STAGES, max(branches, stages)
 

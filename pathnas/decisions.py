@@ -23,73 +23,22 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from pathnas import cell, ops
 from pathnas import tree as trees
+from pathnas.actions import MERGES, SEARCHED_OPS, Actions, Kind
 from pathnas.cell import Cost, Site
 from pathnas.latency import Latencies
 from pathnas.specs import CellSpec, Conv
-from pathnas.transforms import Branch, Insert, Replace, Transform
-from pathnas.tree import BASE_OP, BASE_TREE, Edge, Merge, Node, Path
+from pathnas.transforms import Replace, Transform
+from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node, Path
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 _MEMORY = 100_000
 """Entries of a memo before it starts anew."""
-
-Kind = Literal["merge", "insert", "op"]
-KINDS: tuple[Kind, ...] = ("merge", "insert", "op")
-
-MERGES: tuple[tuple[Merge, int], ...] = (("add", 2), ("add", 3), ("concat", 2))
-"""What a merge decision offers besides keeping the single branch."""
-
-SEARCHED_OPS = (
-    "sep_conv3x3",
-    "sep_conv5x5",
-    "sep_conv7x7",
-    "conv1x1",
-    "identity",
-    "max_pool3x3",
-    "avg_pool3x3",
-)
-
-
-class Actions:
-    """The flat table of actions, the same for every question.
-
-    ``keep``, the entries of :data:`MERGES`, ``stop``, ``insert``, then the operations.
-
-    Args:
-        searched: the operations.
-        stages: how many trees are decided; controllers must tell so many apart.
-    """
-
-    def __init__(self, searched: tuple[str, ...] = SEARCHED_OPS, stages: int = 1) -> None:
-        self.ops = searched
-        self.stages = stages
-        merges = tuple(f"{merge}{n}" for merge, n in MERGES)
-        self.names: tuple[str, ...] = ("keep", *merges, "stop", "insert", *searched)
-        first_op = len(merges) + 3
-        self.of: dict[Kind, range] = {
-            "merge": range(0, first_op - 2),
-            "insert": range(first_op - 2, first_op),
-            "op": range(first_op, len(self.names)),
-        }
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def transform(self, action: int, path: Path) -> Transform | None:
-        """Returns what an action does at a path; None: it leaves the tree as it is."""
-        if 0 < action < self.of["merge"].stop:
-            return Branch(path, *MERGES[action - 1])
-        if self.names[action] == "insert":
-            return Insert(path)
-        if action in self.of["op"] and self.names[action] != "identity":
-            return Replace(path, self.names[action])
-        return None
 
 
 def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:

@@ -11,7 +11,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from pathnas import files, ops
 from pathnas.cell import Site, edge_ranges
+from pathnas.executors.worker import one_thread
 from pathnas.probing import mode
 from pathnas.specs import CellSpec, Range
 from pathnas.tree import BASE_OP, Node
@@ -202,7 +202,7 @@ def measure(
     device = next(network.parameters()).device
     own = distinct(sites)
     images = torch.zeros(batch, *image_shape, device=device)
-    with _one_thread(), mode(network, training=False):
+    with one_thread(), mode(network, training=False):
         rows = [
             _row(place, site, name, batch, device)
             for place, site in enumerate(own)
@@ -210,16 +210,6 @@ def measure(
         ]
         whole = _time(lambda: network(images), device)
     return Latencies(own, tuple(rows), whole, batch, str(device))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _row(place: int, site: Site, name: str, batch: int, device: torch.device) -> Row:

@@ -12,7 +12,7 @@ import torch
 from pathnas import data, datasets, evaluators, latency, networks, rounds, weight_files
 from pathnas import tree as trees
 from pathnas.cell import by_stage
-from pathnas.config import DEEPEST, Config, Recipe
+from pathnas.config import DEEPEST, Config, Recipe, Search
 from pathnas.data import Splits
 from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
@@ -85,34 +85,9 @@ class Plan:
             sites,
             start=_by_stage(config, start, len(by_stage(sites))),
         )
-        if search.max_macs is not None:
-            allowance = int((search.max_macs - 1) * base_macs) + limits.cost(limits.start)
-            limits = replace(limits, macs=allowance)
-        if search.max_parameters is not None:
-            more = int((search.max_parameters - 1) * networks.parameters(sketch))
-            limits = replace(limits, parameters=more + limits.size(limits.start))
+        limits = _affordable(limits, search, base_macs, networks.parameters(sketch))
         plan = cls(config, str(device), splits, limits, base_macs)
-        if search.latencies is None:
-            return plan
-        if search.max_latency is None:
-            raise ValueError("search.latencies: must be null without search.max_latency")
-        if search.rounds > 1 or config.base.grown is not None:
-            raise ValueError(
-                "search.latencies: must be null with search.rounds > 1 or base.grown: the table "
-                "knows another base network"
-            )
-        own = Path(config.runs) / config.name / latency.NAME  # of a run that is continued
-        path = own if own.exists() else Path(search.latencies)
-        try:
-            found = Latencies.read(path, sites, search.ops)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"search.latencies: {error}") from error
-        if found.device != str(device):
-            raise ValueError(
-                f"search.latencies: {path}: expected times of device {device}, got those of "
-                f"{found.device}"
-            )
-        return plan.timed(found)
+        return plan if search.latencies is None else plan.timed(_shared_table(plan))
 
     @property
     def untimed(self) -> bool:
@@ -233,6 +208,52 @@ class Plan:
             settings.failure,
             settings.metric,
         )
+
+
+def _affordable(limits: Limits, search: Search, macs: int, parameters: int) -> Limits:
+    """Returns limits with what a candidate may cost.
+
+    Args:
+        limits: without.
+        search: says how many times as much as the base network.
+        macs: multiply-adds of that.
+        parameters: of that.
+    """
+    least = limits.costs(limits.start)
+    if search.max_macs is not None:
+        limits = replace(limits, macs=int((search.max_macs - 1) * macs) + least.macs)
+    if search.max_parameters is not None:
+        more = int((search.max_parameters - 1) * parameters)
+        limits = replace(limits, parameters=more + least.parameters)
+    return limits
+
+
+def _shared_table(plan: Plan) -> Latencies:
+    """Returns the table of latencies that the config names, or that of the run that is continued.
+
+    Raises:
+        ValueError: if it cannot be read, or is not of this base network on this device.
+    """
+    config, search = plan.config, plan.config.search
+    if search.max_latency is None:
+        raise ValueError("search.latencies: must be null without search.max_latency")
+    if search.rounds > 1 or config.base.grown is not None:
+        raise ValueError(
+            "search.latencies: must be null with search.rounds > 1 or base.grown: the table knows "
+            "another base network"
+        )
+    own = Path(config.runs) / config.name / latency.NAME
+    path = own if own.exists() else Path(str(search.latencies))
+    try:
+        found = Latencies.read(path, plan.limits.sites, search.ops)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"search.latencies: {error}") from error
+    if found.device != plan.device:
+        raise ValueError(
+            f"search.latencies: {path}: expected times of device {plan.device}, got those of "
+            f"{found.device}"
+        )
+    return found
 
 
 def _by_stage(config: Config, start: Node, stages: int) -> Node:

@@ -30,7 +30,8 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from pathnas import tree as trees
-from pathnas.decisions import MERGES, Limits
+from pathnas.actions import MERGES
+from pathnas.decisions import Limits
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.tree import BASE_OP, Edge, Merge, Node
 

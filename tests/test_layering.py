@@ -30,6 +30,7 @@ FLOORS = [
     {"flow_rules", "deepening", "board_graph"},
     {"layers"},
     {"steps"},
+    {"actions"},
     {"decisions", "outcomes", "receipts", "logs", "places"},
     {"grafting"},
     {"networks", "optimizer_state", "surrogate", "training", "testing", "counting"},

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathnas import decisions
+from pathnas.actions import MERGES, Actions
 from pathnas.cell import Site
 from pathnas.controllers.policy import Controller, masked
 from pathnas.controllers.rollout import stack
-from pathnas.decisions import MERGES, Actions, Limits, State
+from pathnas.decisions import Limits, State
 from pathnas.envs import observation
 from pathnas.specs import CellSpec, Conv
 

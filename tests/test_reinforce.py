@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from pathnas import controllers
 from pathnas import tree as trees
+from pathnas.actions import Actions
 from pathnas.controllers.baselines import BASELINES
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.reinforce import MAX_REWARD, NoLearning, Reinforce
 from pathnas.controllers.rollout import Episode, rollout
-from pathnas.decisions import Actions, Limits
+from pathnas.decisions import Limits
 
 LIMITS = Limits()
 

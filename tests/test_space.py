@@ -9,6 +9,7 @@ import torch
 
 from pathnas import counting, decisions, space
 from pathnas import tree as trees
+from pathnas.actions import SEARCHED_OPS
 from pathnas.cell import Site
 from pathnas.controllers.evolution import mutated
 from pathnas.controllers.random_controller import RandomController
@@ -40,7 +41,7 @@ def brute_force(limits: Limits) -> set[str]:
 @pytest.mark.parametrize(
     ("depth", "ops", "specs"),
     [
-        (1, decisions.SEARCHED_OPS, [CellSpec(Conv(16, 16))]),
+        (1, SEARCHED_OPS, [CellSpec(Conv(16, 16))]),
         (1, ("identity",), [CellSpec(Conv(4, 1))]),
         (2, ("identity",), [CellSpec(Conv(16, 16))]),
         (2, ("identity", "conv1x1"), [CellSpec(Conv(16, 16))]),
