@@ -19,7 +19,8 @@ from benchmarks.machine import Facts
 from benchmarks.table import Row
 
 NAMES = ("controller", "rollout", "trials", "growth", "executors", "record", "run")
-"""Modules that hand over rows; :mod:`benchmarks.birth` measures no speed and takes long."""
+"""Modules that hand over rows; ``birth`` and ``inheriting`` are studies that take long, and
+``latency`` asks how far a table can be trusted."""
 
 
 def run(name: str) -> list[Row] | None:

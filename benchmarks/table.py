@@ -27,7 +27,8 @@ class Row:
         ours: median.
         against: the reference, in words; empty: there is none.
         reference: median of the reference.
-        ratio: median over the pairs, of the two in the order that the aim speaks of.
+        ratio: median over the pairs, or of the medians, of the two in the order that the aim
+            speaks of.
         aim: of the ratio, or of `ours` if there is no ratio; None: it stands for itself.
         most: whether the aim is the most that it may be, rather than the least.
         floor: what the operations alone would take at the measured rate of matrix products, in

@@ -63,8 +63,10 @@ class Console:
         """Prints when a block begins and how long it took, if the console is verbose."""
         self.detail(f"{what} begins")
         start = time.perf_counter()
-        yield
-        self.detail(f"{what} took {time.perf_counter() - start:.1f} s")
+        try:
+            yield
+        finally:
+            self.detail(f"{what} took {time.perf_counter() - start:.1f} s")
 
     def notes(self, notes: list[str]) -> None:
         """Prints what a person should know, once: the list is emptied."""

@@ -317,7 +317,7 @@ def _log(path: Path) -> Path:
 def _state(path: Path) -> tuple[bool, int, int]:
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False, 0, 0
     return _log(path).exists(), found.st_mtime_ns, found.st_size
 

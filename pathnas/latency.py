@@ -193,7 +193,7 @@ def measure(
     """Measures the table on the network's device; takes a second or so. On a CPU: of one thread.
 
     Args:
-        network: the base network.
+        network: the base network, in the layout of a training (channels_last).
         image_shape: `[C, H, W]`.
         sites: of its cells.
         searched: the operations.
@@ -202,6 +202,7 @@ def measure(
     device = next(network.parameters()).device
     own = distinct(sites)
     images = torch.zeros(batch, *image_shape, device=device)
+    images = images.to(memory_format=torch.channels_last)  # as in a training
     with one_thread(), mode(network, training=False):
         rows = [
             _row(place, site, name, batch, device)

@@ -116,9 +116,8 @@ class Plan:
                 image_shape=self.splits.image_shape,
                 **self.config.base.arguments(),
             )
-        return latency.measure(
-            network.to(self.device), self.splits.image_shape, self.limits.sites, self.limits.ops
-        )
+        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return latency.measure(network, self.splits.image_shape, self.limits.sites, self.limits.ops)
 
     def timed(self, latencies: Latencies) -> Plan:
         """Returns the plan whose limits are those of a table of latencies."""
@@ -229,7 +228,7 @@ def _affordable(limits: Limits, search: Search, macs: int, parameters: int) -> L
 
 
 def _shared_table(plan: Plan) -> Latencies:
-    """Returns the table of latencies that the config names, or that of the run that is continued.
+    """Returns the table of latencies that the config names, or the run's own if that is gone.
 
     Raises:
         ValueError: if it cannot be read, or is not of this base network on this device.
@@ -242,8 +241,9 @@ def _shared_table(plan: Plan) -> Latencies:
             "search.latencies: must be null with search.rounds > 1 or base.grown: the table knows "
             "another base network"
         )
-    own = Path(config.runs) / config.name / latency.NAME
-    path = own if own.exists() else Path(str(search.latencies))
+    path, own = Path(str(search.latencies)), Path(config.runs) / config.name / latency.NAME
+    if own.exists() and not path.exists():
+        path = own
     try:
         found = Latencies.read(path, plan.limits.sites, search.ops)
     except (OSError, ValueError) as error:

@@ -72,6 +72,8 @@ def _command(options: argparse.Namespace) -> int:
         return fail(EXIT_DAMAGED, error)
     except (ValueError, FileNotFoundError) as error:
         return fail(EXIT_USAGE, error)
+    except OSError as error:
+        return fail(EXIT_FAILED, error)
     codes = (_round(config, options, last=config is settings[-1]) for config in settings)
     return next((code for code in codes if code), 0)
 

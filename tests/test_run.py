@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pathnas import results, run
+from pathnas.exits import EXIT_DAMAGED
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("search.trials=2", "search.control=false", "final.top=1", "final.wider=false")
@@ -137,3 +138,12 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on(tmp_path: Path, number
     assert wait_for(lambda: not group_lives(process.pid), 20)
     after = ended_trials(folder)
     assert all(row in after for row in before)
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("no folder")
+    assert run.main(["--resume", str(file)]) == EXIT_DAMAGED
+    assert "holds no run" in capsys.readouterr().err
