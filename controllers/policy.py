@@ -1,7 +1,7 @@
 """Controllers: from observations to a distribution over the actions that the mask allows.
 
-One method acts and learns: ``controller(observations)`` is sampled from during a rollout (without
-gradients), and called again on the stored observations in the update.
+A rollout samples from ``controller.frozen()``, which takes no gradients; the update calls
+``controller(observations)`` on what was stored.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pathnas.tree import Node
 Observations = Mapping[str, Any]
 """The arrays of :func:`pathnas.envs.observation.encode` for a batch, stacked: `[B, ...]`."""
 
-Policy = Callable[[Observations], Categorical]
-"""From a batch of observations to a distribution over the flat table of actions, `[B, A]`."""
+Policy = Callable[[Observations], NDArray[np.floating[Any]]]
+"""From a batch of observations to the probabilities of the flat table of actions, `[B, A]`."""
 
 
 class Acting(Protocol):
@@ -142,11 +142,7 @@ class Controller(nn.Module):
         """
         frozen = FrozenPolicy(self.tree_lstm, self.heads, self.actions)
 
-        def policy(observations: Observations) -> Categorical:
-            probabilities = frozen(observations, self._allowed(observations))
-            return Categorical(probs=torch.from_numpy(probabilities), validate_args=False)
-
-        return policy
+        return lambda observations: frozen(observations, self._allowed(observations))
 
     def forward(self, observations: Observations) -> MaskedCategorical:
         """Returns the distribution over the flat table of actions, `[B, A]`.

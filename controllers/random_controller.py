@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from pathnas.actions import Actions
-from pathnas.controllers.policy import (
-    MaskedCategorical,
-    Observations,
-    Policy,
-    allowed_actions,
-    masked,
-)
+from pathnas.controllers.policy import Observations, Policy, allowed_actions, require_some
 
 
 class RandomController:
@@ -28,11 +23,12 @@ class RandomController:
         """Returns itself."""
         return self
 
-    def __call__(self, observations: Observations) -> MaskedCategorical:
-        """Returns the uniform distribution over the allowed actions, `[B, A]`.
+    def __call__(self, observations: Observations) -> NDArray[np.float32]:
+        """Returns the probabilities of the actions, `[B, A]`.
 
         Raises:
             ValueError: if a row allows nothing, or the mask is not as wide as the table.
         """
         allowed = allowed_actions(observations, self.actions)
-        return masked(torch.zeros(allowed.shape), torch.from_numpy(allowed))
+        require_some(allowed)
+        return allowed.astype(np.float32) / allowed.sum(axis=1, keepdims=True, dtype=np.float32)

@@ -9,21 +9,27 @@ hands states on. The two directions have weights of their own. Where each stage 
 tree of its own, the root takes its stages by the child-sum step; the embeddings of the edges to
 them, and of the root's type, tell it and them apart.
 
-The whole batch is computed at once: see :mod:`pathnas.controllers.forest`.
+Here are the weights. Which states a batch needs is found by :mod:`pathnas.controllers.forest`, and
+they are computed by :mod:`pathnas.controllers.reader`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from pathnas.controllers.forest import ADD_NODE, CONCAT_NODE, DOWN, EDGE, UP, Forest, Kind
+from pathnas.controllers.lstm_steps import Array, ChildSumStep, EdgeStep, NaryStep, Step
+from pathnas.controllers.reader import LearningReader, Reader
 from pathnas.envs.observation import STAGES
+
+AnyReader = TypeVar("AnyReader", bound=Reader)
 
 
 class TreeLSTM(nn.Module):
@@ -55,15 +61,15 @@ class TreeLSTM(nn.Module):
         self.ops = _embedding(ops, embedding, generator)
         self.nodes = _embedding(nodes, embedding, generator)
         sizes = embedding, hidden, generator
-        self.up_edge = EdgeStep(*sizes)
-        self.up_add = ChildSumStep(*sizes, children=adds, parent=False)
-        self.up_concat = NaryStep(concats, *sizes)
-        self.down_edge = EdgeStep(*sizes)
-        self.down_add = ChildSumStep(*sizes, children=adds, parent=True)
-        self.down_concat = NaryStep(concats + 1, *sizes)
+        self.up_edge = EdgeWeights(*sizes)
+        self.up_add = ChildSumWeights(*sizes, children=adds, parent=False)
+        self.up_concat = NaryWeights(concats, *sizes)
+        self.down_edge = EdgeWeights(*sizes)
+        self.down_add = ChildSumWeights(*sizes, children=adds, parent=True)
+        self.down_concat = NaryWeights(concats + 1, *sizes)
 
-    def steps(self) -> dict[Kind, Step]:
-        """Returns the six kinds of steps."""
+    def steps(self) -> dict[Kind, StepWeights]:
+        """Returns the weights of the six kinds of steps."""
         return {
             Kind(UP, EDGE): self.up_edge,
             Kind(UP, ADD_NODE): self.up_add,
@@ -73,12 +79,10 @@ class TreeLSTM(nn.Module):
             Kind(DOWN, CONCAT_NODE): self.down_concat,
         }
 
-    def tables(self) -> dict[Kind, Tensor]:
-        """Returns for each kind of step what every input adds to its gates, `[inputs, gates]`."""
-        return {
-            kind: step.table(self.ops if kind.place == EDGE else self.nodes)
-            for kind, step in self.steps().items()
-        }
+    def reader(self) -> Reader:
+        """Returns what reads as :meth:`forward` does; the weights must not change meanwhile."""
+        with torch.no_grad():
+            return self._reader(Reader, self._weights())
 
     def forward(self, observations: Mapping[str, Any]) -> Tensor:
         """Maps stacked observations `[B, ...]` to `[B, 2 hidden]`: bottom-up, then top-down.
@@ -92,22 +96,57 @@ class TreeLSTM(nn.Module):
         Raises:
             ValueError: if a node has too many branches.
         """
-        planting = Forest(self.adds, self.concats).plant(observations)
-        steps, tables = self.steps(), self.tables()
-        states = self.ops.new_zeros(2, 1, self.hidden)  # h, c
-        for group in planting.groups:
-            gates = tables[group.kind].index_select(0, torch.from_numpy(group.inputs))
-            sources = torch.from_numpy(group.sources)
-            h, c = states.index_select(1, sources.flatten()).unbind()
-            shape = (*sources.shape, self.hidden)
-            new = steps[group.kind](gates, h.view(shape), c.view(shape))
-            states = torch.cat([states, torch.stack(new)], dim=1)
-        halves = (torch.from_numpy(half) for half in (planting.up, planting.down))
-        return torch.cat([states[0].index_select(0, half) for half in halves], dim=1)
+        weights = self._weights()
+        reader = self._reader(LearningReader, weights)
+        counts = {kind: len(own) for kind, own in weights.items()}
+        every = [weight for own in weights.values() for weight in own]
+        features: Tensor = _Read.apply(reader, observations, counts, *every)
+        return features
+
+    def _weights(self) -> dict[Kind, list[Tensor]]:
+        """Returns for each kind of step its table, then the weights that states go through."""
+        return {
+            kind: [step.table(self.ops if kind.place == EDGE else self.nodes), *step.recurrent()]
+            for kind, step in self.steps().items()
+        }
+
+    def _reader(self, kind: type[AnyReader], weights: dict[Kind, list[Tensor]]) -> AnyReader:
+        steps = {
+            kind: step.on_arrays(*(weight.detach().numpy() for weight in weights[kind]))
+            for kind, step in self.steps().items()
+        }
+        return kind(Forest(self.adds, self.concats), steps, self.hidden)
 
 
-class Step(nn.Module):
-    """One step of the tree-LSTM, for many states at once.
+class _Read(torch.autograd.Function):
+    """What a reader computes, as one operation of torch's graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        reader: LearningReader,
+        observations: Mapping[str, Any],
+        counts: dict[Kind, int],
+        *weights: Tensor,
+    ) -> Tensor:
+        ctx.reader, ctx.counts = reader, counts
+        ctx.save_for_backward(*weights)
+        return torch.from_numpy(reader(observations))
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, features: Tensor) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors  # raises if a weight, which the reader shares, has changed since
+        gradients = ctx.reader.gradients(features.numpy())
+        found: list[Tensor | None] = [None, None, None]
+        for kind, count in ctx.counts.items():
+            own = gradients.get(kind)
+            found += [None] * count if own is None else map(torch.from_numpy, own)
+        return tuple(found)
+
+
+class StepWeights(nn.Module):
+    """The weights of one kind of step; :mod:`pathnas.controllers.lstm_steps` computes with them.
 
     What the inputs add to the gates is the same for all states of one input, so it comes from a
     table that is computed once.
@@ -117,17 +156,20 @@ class Step(nn.Module):
         """Maps embeddings `[K, E]` to what each adds to the gates, `[K, G]`."""
         raise NotImplementedError
 
-    def forward(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps rows of the table `[M, G]` and states `[M, S, H]` to new states `[M, H]`."""
+    def recurrent(self) -> list[Tensor]:
+        """Returns the weights that states go through."""
+        raise NotImplementedError
+
+    def on_arrays(self, table: Array, *weights: Array) -> Step:
+        """Returns the step with the table and the weights as arrays, in the order of those."""
         raise NotImplementedError
 
 
-class EdgeStep(Step):
-    """The step of an ordinary LSTM cell, with the names and the order of gates of torch's."""
+class EdgeWeights(StepWeights):
+    """Of an ordinary LSTM cell, with the names and the order of gates of torch's."""
 
     def __init__(self, embedding: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.hidden = hidden
         bound = 1 / math.sqrt(hidden)
 
         self.weight_ih = nn.Parameter(torch.empty(4 * hidden, embedding))
@@ -138,19 +180,20 @@ class EdgeStep(Step):
         self.weight_hh = _recurrent(4, 1, hidden, generator)
 
     def table(self, inputs: Tensor) -> Tensor:
-        """See :meth:`Step.table`."""
+        """See :meth:`StepWeights.table`."""
         return F.linear(inputs, self.weight_ih, self.bias_ih + self.bias_hh)
 
-    def forward(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Step.forward`."""
-        gates = torch.addmm(gates, h.squeeze(1), self.weight_hh.t())
-        i, f, _, o = gates.sigmoid().chunk(4, dim=1)
-        _, _, u, _ = gates.chunk(4, dim=1)
-        return _outputs(i, o, u, f * c.squeeze(1))
+    def recurrent(self) -> list[Tensor]:
+        """See :meth:`StepWeights.recurrent`."""
+        return [self.weight_hh]
+
+    def on_arrays(self, table: Array, *weights: Array) -> Step:
+        """See :meth:`StepWeights.on_arrays`."""
+        return EdgeStep(table, *weights)
 
 
-class NodeStep(Step):
-    """What the steps of nodes have in common; subclasses say how states reach the gates.
+class NodeWeights(StepWeights):
+    """What the steps of nodes have in common.
 
     Rows of the input's weights: input and output gate, update, forget gate; the last is shared by
     the forget gates of all sources, which differ by what their states add to it.
@@ -165,60 +208,34 @@ class NodeStep(Step):
         self.input = linear(embedding, 4 * hidden, generator)
 
     def table(self, inputs: Tensor) -> Tensor:
-        """See :meth:`Step.table`; the forget gate's part is repeated for each source."""
+        """See :meth:`StepWeights.table`; the forget gate's part is repeated for each source."""
         gates, forget = self.input(inputs).split([3 * self.hidden, self.hidden], dim=1)
         return torch.cat([gates, *[forget] * self.sources], dim=1)
 
-    def forward(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Step.forward`."""
-        gates = self.add_states(gates, h)
-        size = self.hidden
-        u = gates[:, 2 * size : 3 * size]
-        gates = gates.sigmoid()
-        forget = gates[:, 3 * size :].view_as(c)
-        return _outputs(gates[:, :size], gates[:, size : 2 * size], u, (forget * c).sum(dim=1))
 
-    def add_states(self, gates: Tensor, h: Tensor) -> Tensor:
-        """Adds what states `[M, S, H]` contribute to gates `[M, (3 + S) H]`."""
-        raise NotImplementedError
-
-
-def _outputs(i: Tensor, o: Tensor, u: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns h and c from input and output gates, update and what is kept, `[M, H]` each."""
-    c = torch.addcmul(kept, i, u.tanh())
-    return o * c.tanh(), c
-
-
-class ChildSumStep(NodeStep):
-    """The child-sum step: gates from the sum of the children, a child's forget gate from it alone.
-
-    With `parent` the last source is the parent's state, which has weights of its own.
-    """
+class ChildSumWeights(NodeWeights):
+    """Of the child-sum step; with `parent`, whose state has weights of its own."""
 
     def __init__(
         self, embedding: int, hidden: int, generator: torch.Generator, children: int, parent: bool
     ) -> None:
         super().__init__(children + parent, embedding, hidden, generator)
-        self.branches = children
         self.gates = _recurrent(3, 1, hidden, generator)
         self.forget = _recurrent(1, 1, hidden, generator)
         self.parent = _recurrent(4, 1, hidden, generator) if parent else None
 
-    def add_states(self, gates: Tensor, h: Tensor) -> Tensor:
-        """See :meth:`NodeStep.add_states`."""
-        children = h[:, : self.branches]
-        parts = [
-            F.linear(children.sum(dim=1), self.gates),
-            F.linear(children, self.forget).flatten(1),
-        ]
-        if self.parent is not None:
-            own, forget = F.linear(h[:, -1], self.parent).tensor_split([3 * self.hidden], dim=1)
-            parts = [parts[0] + own, parts[1], forget]
-        return gates + torch.cat(parts, dim=1)
+    def recurrent(self) -> list[Tensor]:
+        """See :meth:`StepWeights.recurrent`."""
+        every = self.gates, self.forget, self.parent
+        return [weight for weight in every if weight is not None]
+
+    def on_arrays(self, table: Array, *weights: Array) -> Step:
+        """See :meth:`StepWeights.on_arrays`."""
+        return ChildSumStep(table, *weights)
 
 
-class NaryStep(NodeStep):
-    """The N-ary step: every gate, forget gates too, from all sources, with weights by position."""
+class NaryWeights(NodeWeights):
+    """Of the N-ary step, which are by position."""
 
     def __init__(
         self, positions: int, embedding: int, hidden: int, generator: torch.Generator
@@ -226,9 +243,13 @@ class NaryStep(NodeStep):
         super().__init__(positions, embedding, hidden, generator)
         self.weight = _recurrent(3 + positions, positions, hidden, generator)
 
-    def add_states(self, gates: Tensor, h: Tensor) -> Tensor:
-        """See :meth:`NodeStep.add_states`."""
-        return torch.addmm(gates, h.flatten(1), self.weight.t())
+    def recurrent(self) -> list[Tensor]:
+        """See :meth:`StepWeights.recurrent`."""
+        return [self.weight]
+
+    def on_arrays(self, table: Array, *weights: Array) -> Step:
+        """See :meth:`StepWeights.on_arrays`."""
+        return NaryStep(table, *weights)
 
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

@@ -86,15 +86,25 @@ def test_acting_and_learning_see_the_same_distribution():
             policy = controller.frozen()
 
             def spy(observations):
-                distribution = policy(observations)
-                acted.append(distribution.probs.clone())
-                return distribution
+                probabilities = policy(observations)
+                acted.append(torch.from_numpy(probabilities.copy()))
+                return probabilities
 
             return spy
 
     [episode] = rollout(Spy(), LIMITS, 1, generator(4))
     learnt = controller(episode.observations).probs.detach()
     torch.testing.assert_close(torch.cat(acted), learnt, rtol=0, atol=1e-6)
+
+
+def test_choices_are_those_of_torchs_multinomial():
+    controller = Controller(seed=3)
+    [episode] = rollout(controller, LIMITS, 1, generator(7))
+    again = generator(7)
+    for probabilities, action in zip(
+        torch.from_numpy(controller.frozen()(episode.observations)), episode.actions, strict=True
+    ):
+        assert torch.multinomial(probabilities, 1, generator=again).item() == action
 
 
 def test_at_least_one_episode():

@@ -233,7 +233,7 @@ def test_it_acts_as_it_learns_with_more_stages_than_any_node_has_branches() -> N
     within = Limits(2, sites=sites, start=trees.staged([BASE_TREE] * 5))
     controller = Controller(within.actions, hidden=8, head=8)
     for episode in rollout(controller, within, 2, torch.Generator().manual_seed(0)):
-        acting = controller.frozen()(episode.observations).probs
+        acting = torch.from_numpy(controller.frozen()(episode.observations))
         learning = controller(episode.observations).probs.detach()
         torch.testing.assert_close(acting, learning, atol=1e-5, rtol=1e-5)
 
