@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pathnas.envs.observation import ADD, LEAF, QUESTIONS, SINGLE, STAGES
+from pathnas.envs.observation import ADD, LEAF, NO_OP, QUESTIONS, SINGLE, STAGES
 
 ZERO = 0
 """The state that is all zeros: below a leaf, in an absent position, above the root."""
 
 UP, DOWN = range(2)
 EDGE, ADD_NODE, CONCAT_NODE = range(3)
+
+_MERGE = QUESTIONS.index("merge")
 
 
 class Kind(NamedTuple):
@@ -50,12 +52,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Planting:
-    """What a batch of observations adds to a forest, and where its focuses are.
+    """What a batch of observations adds to the states that are kept, and where its focuses are.
 
     Attributes:
-        groups: the new states, numbered on group by group; each comes after its sources.
-        up: `[B]` the bottom-up state of each observation's focus.
-        down: `[B]` its top-down state.
+        groups: the new states, which take the next places, group by group; each comes after its
+            sources, which are places too.
+        up: `[B]` the place of the bottom-up state of each observation's focus.
+        down: `[B]` the place of its top-down state.
     """
 
     groups: list[Group]
@@ -64,7 +67,10 @@ class Planting:
 
 
 class Forest:
-    """The states found so far; state 0 is :data:`ZERO`.
+    """Which states observations stand for; state 0 is :data:`ZERO`.
+
+    What was seen once is known again, so a forest that lives through sampling and the update is
+    asked for everything once. Neither the groups nor their order depend on what it knows.
 
     Args:
         adds: the most branches of a node that adds.
@@ -73,53 +79,66 @@ class Forest:
 
     def __init__(self, adds: int, concats: int) -> None:
         self.positions = {ADD_NODE: adds, CONCAT_NODE: concats}
-        # Of each state that was found, by its step: its number, in the order of discovery.
-        self._edges: dict[tuple[int, int, int], int] = {}
+        self._edges: dict[tuple[int, int, int], int] = {}  # numbers of states, by their steps
         self._nodes: dict[tuple[int, ...], int] = {}
-        self._levels = [0]
-        self._places = [0]  # of each number: the state's place in the order of the groups
-        self._planted = 1
-        self._new: dict[tuple[int, int, int], list[tuple[int, ...]]] = {}
+        self._states: list[_State] = [_State((UP, 0, EDGE), NO_OP, ())]
+        self._seen: dict[bytes, tuple[int, int]] = {}
 
-    def plant(self, observations: Mapping[str, Any]) -> Planting:
-        """Adds the states that stacked observations need.
+    def __len__(self) -> int:
+        """Returns how many states and observations are known."""
+        return len(self._states) + len(self._seen)
+
+    def plant(self, observations: Mapping[str, Any], places: dict[int, int]) -> Planting:
+        """Returns the states that stacked observations need.
 
         Args:
             observations: the arrays of :func:`pathnas.envs.observation.encode`, `[B, ...]`.
+            places: where the caller keeps the states that it has, by their numbers here, from
+                `{ZERO: 0}` on; the new ones are added.
 
         Raises:
             ValueError: if a node has too many branches.
         """
-        merge = QUESTIONS.index("merge")
-        lengths = np.count_nonzero(observations["node"], axis=1)
-        names = "op", "node", "parent"
-        columns = [observations[name][:, : lengths.max()].tolist() for name in names]
-        asked = [observations[name].tolist() for name in ("question", "focus")]
-        up, down = [], []
-        for rows, question, focus, op, node, parent in zip(
-            lengths.tolist(), *asked, *columns, strict=True
-        ):
-            path = _path(parent, focus)
-            branches = self._branches(op, node, parent, path, rows)
-            below = self._node(UP, node[focus], branches[focus])
-            is_node = question == merge or not path
-            up.append(below if is_node else self._edge(UP, op[focus], below))
-            state = ZERO
-            for row in path:
-                state = self._node(DOWN, node[parent[row]], branches[parent[row]], state)
-                state = self._edge(DOWN, op[row], state)
-            down.append(state)
-        groups = self._number_on()
-        places = (np.array([self._places[state] for state in half]) for half in (up, down))
-        return Planting(groups, *places)
+        found = self._find(observations)
+        groups = self._groups([number for pair in found for number in pair], places)
+        up, down = ([places[number] for number in half] for half in zip(*found, strict=True))
+        return Planting(groups, np.array(up), np.array(down))
+
+    def _find(self, observations: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Returns the numbers of each observation's states, bottom-up and top-down."""
+        scalars = [observations[name] for name in ("question", "focus")]
+        columns = [observations[name] for name in ("op", "node", "parent")]
+        written = np.concatenate([*columns, np.stack(scalars, axis=1)], axis=1).astype(np.int16)
+        keys = [row.tobytes() for row in written]
+        new = [row for row, key in enumerate(keys) if key not in self._seen]
+        if new:
+            lists = [array[new].tolist() for array in (*scalars, *columns)]
+            for row, question, focus, op, node, parent in zip(new, *lists, strict=True):
+                self._seen[keys[row]] = self._read(question, focus, op, node, parent)
+        return [self._seen[key] for key in keys]
+
+    def _read(
+        self, question: int, focus: int, op: list[int], node: list[int], parent: list[int]
+    ) -> tuple[int, int]:
+        path = _path(parent, focus)
+        branches = self._branches(op, node, parent, path)
+        up = self._node(UP, node[focus], branches[focus])
+        if path and question != _MERGE:
+            up = self._edge(UP, op[focus], up)
+        down = ZERO
+        for row in path:
+            down = self._node(DOWN, node[parent[row]], branches[parent[row]], down)
+            down = self._edge(DOWN, op[row], down)
+        return up, down
 
     def _branches(
-        self, op: list[int], node: list[int], parent: list[int], path: list[int], rows: int
+        self, op: list[int], node: list[int], parent: list[int], path: list[int]
     ) -> list[list[int]]:
         """Returns for each row the bottom-up states after its branches.
 
         On the path the slot of the child that leads to the focus is left zero.
         """
+        rows = sum(map(bool, node))
         branches: list[list[int]] = [[] for _ in range(rows)]
         for row in range(rows - 1, 0, -1):  # children come after their parents
             state = ZERO
@@ -133,8 +152,8 @@ class Forest:
         step = direction, op, source
         number = self._edges.get(step)
         if number is None:
-            level = 1 + self._levels[source]
-            number = self._edges[step] = self._found(direction, level, EDGE, op, source)
+            level = 1 + self._states[source].step[1]
+            number = self._edges[step] = self._add((direction, level, EDGE), op, (source,))
         return number
 
     def _node(self, direction: int, kind: int, branches: list[int], parent: int = ZERO) -> int:
@@ -151,37 +170,54 @@ class Forest:
                 raise ValueError(
                     f"expected at most {self.positions} branches of a node, got {len(branches)}"
                 )
-            sources = [*branches, *[ZERO] * absent, *[parent] * (direction == DOWN)]
-            level = max(self._levels[s] for s in (branches if direction == UP else [parent]))
-            number = self._nodes[step] = self._found(direction, level, place, kind, *sources)
+            below = branches if direction == UP else [parent]
+            level = max(self._states[source].step[1] for source in below)
+            sources = *branches, *[ZERO] * absent, *[parent] * (direction == DOWN)
+            number = self._nodes[step] = self._add((direction, level, place), kind, sources)
         return number
 
-    def _found(self, direction: int, level: int, place: int, code: int, *sources: int) -> int:
-        """Notes a new state, and returns its number."""
-        number = len(self._levels)
-        self._levels.append(level)
-        self._places.append(0)
-        self._new.setdefault((direction, level, place), []).append((number, code, *sources))
-        return number
+    def _add(self, step: tuple[int, int, int], code: int, sources: tuple[int, ...]) -> int:
+        self._states.append(_State(step, code, sources))
+        return len(self._states) - 1
 
-    def _number_on(self) -> list[Group]:
-        """Returns the new states in groups, sources first.
+    def _groups(self, wanted: list[int], places: dict[int, int]) -> list[Group]:
+        """Returns the states that are wanted, and those they start from, but for those known.
 
-        An edge is one level above its source and a node on the level of its highest one, so within
-        a level the edges come first. All of bottom-up comes before top-down.
+        Sources come first: an edge is one level above its source and a node on the level of its
+        highest one, so within a level the edges come first. All of bottom-up comes before top-down.
         """
+        place = len(places)
+        alike: dict[tuple[int, int, int], list[int]] = {}
+        for number in wanted:  # which grows meanwhile
+            if number not in places:
+                places[number] = -1
+                state = self._states[number]
+                alike.setdefault(state.step, []).append(number)
+                wanted += state.sources
         groups = []
-        places = self._places
-        for direction, level, place in sorted(self._new):
-            entries = self._new[direction, level, place]
-            sources = [[places[source] for source in entry[2:]] for entry in entries]
-            for number, *_ in entries:
-                places[number] = self._planted
-                self._planted += 1
-            inputs = np.array([entry[1] for entry in entries])
-            groups.append(Group(Kind(direction, place), inputs, np.array(sources)))
-        self._new.clear()
+        for step in sorted(alike):
+            states = [self._states[number] for number in alike[step]]
+            sources = np.array([[places[source] for source in s.sources] for s in states])
+            for number in alike[step]:
+                places[number] = place
+                place += 1
+            inputs = np.array([state.input for state in states])
+            groups.append(Group(Kind(step[0], step[2]), inputs, sources))
         return groups
+
+
+class _State(NamedTuple):
+    """What is known of a state.
+
+    Attributes:
+        step: direction, level and place.
+        input: the op of an edge, or the type of a node.
+        sources: numbers of the states that it starts from, as in :class:`Group`.
+    """
+
+    step: tuple[int, int, int]
+    input: int
+    sources: tuple[int, ...]
 
 
 def _path(parent: list[int], row: int) -> list[int]:

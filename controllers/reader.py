@@ -9,25 +9,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pathnas.controllers.forest import Forest, Group, Kind, Planting
+from pathnas.controllers.forest import ZERO, Forest, Group, Kind, Planting
 from pathnas.controllers.lstm_steps import Array, Step
 
 
 class Reader:
     """Computes each state that observations need once, and remembers it.
 
+    Attributes:
+        states: how many it has, with the one that is all zeros.
+
     Args:
-        forest: that is empty.
+        forest: that tells which states there are.
         steps: the kinds of steps, whose weights must not change meanwhile.
         hidden: size of a state, H.
     """
 
     def __init__(self, forest: Forest, steps: Mapping[Kind, Step], hidden: int) -> None:
-        self.forest = forest
+        self._forest = forest
+        self._places = {ZERO: 0}
         self._steps = steps
         dtype = next(iter(steps.values())).table.dtype
         self._states = np.zeros((2, 1, hidden), dtype)  # h, c; there may be room for more
-        self._size = 1
+        self.states = 1
 
     def __call__(self, observations: Mapping[str, Any]) -> Array:
         """Maps stacked observations `[B, ...]` to `[B, 2 H]`; see :meth:`.TreeLSTM.forward`.
@@ -35,7 +39,7 @@ class Reader:
         Raises:
             ValueError: if a node has too many branches.
         """
-        planting = self.forest.plant(observations)
+        planting = self._forest.plant(observations, self._places)
         for group in planting.groups:
             self._compute(group)
         return self._features(planting)
@@ -45,12 +49,12 @@ class Reader:
         step = self._steps[group.kind]
         gates = step.table[group.inputs]
         new = step.forward(gates, *self._states[:, group.sources])
-        start, self._size = self._size, self._size + len(gates)
-        if self._size > self._states.shape[1]:
-            room = max(self._size, 2 * start)  # doubled, so that copying it stays linear
+        start, self.states = self.states, self.states + len(gates)
+        if self.states > self._states.shape[1]:
+            room = max(self.states, 2 * start)  # doubled, so that copying it stays linear
             more = np.empty_like(self._states, shape=(2, room - start, self._states.shape[2]))
             self._states = np.concatenate([self._states, more], axis=1)
-        self._states[:, start : self._size] = new
+        self._states[:, start : self.states] = new
         return gates
 
     def _features(self, planting: Planting) -> Array:
@@ -63,7 +67,7 @@ class LearningReader(Reader):
 
     def __call__(self, observations: Mapping[str, Any]) -> Array:
         """See :meth:`Reader.__call__`."""
-        self._planting = self.forest.plant(observations)
+        self._planting = self._forest.plant(observations, self._places)
         self._gates = [self._compute(group) for group in self._planting.groups]
         return self._features(self._planting)
 
@@ -74,11 +78,11 @@ class LearningReader(Reader):
             features: the gradient of what the call returned, `[B, 2 H]`.
         """
         hidden = self._states.shape[2]
-        gradients = np.zeros_like(self._states[:, : self._size])
+        gradients = np.zeros_like(self._states[:, : self.states])
         up, down = self._planting.up, self._planting.down
         _add(gradients[:1], up, features[None, :, :hidden])
         _add(gradients[:1], down, features[None, :, hidden:])
-        end, found = self._size, {}
+        end, found = self.states, {}
         for group, gates in zip(self._planting.groups[::-1], self._gates[::-1], strict=True):
             start = end - len(gates)
             state, c = self._states[1, start:end], self._states[1, group.sources]

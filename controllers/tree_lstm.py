@@ -29,6 +29,9 @@ from pathnas.controllers.lstm_steps import Array, ChildSumStep, EdgeStep, NarySt
 from pathnas.controllers.reader import LearningReader, Reader
 from pathnas.envs.observation import STAGES
 
+MAX_KNOWN = 100_000
+"""How many states and observations a tree-LSTM knows by sight at most, before it starts anew."""
+
 AnyReader = TypeVar("AnyReader", bound=Reader)
 
 
@@ -58,6 +61,7 @@ class TreeLSTM(nn.Module):
     ) -> None:
         super().__init__()
         self.adds, self.concats, self.hidden = adds, concats, hidden
+        self._forest = Forest(adds, concats)
         self.ops = _embedding(ops, embedding, generator)
         self.nodes = _embedding(nodes, embedding, generator)
         sizes = embedding, hidden, generator
@@ -115,7 +119,9 @@ class TreeLSTM(nn.Module):
             kind: step.on_arrays(*(weight.detach().numpy() for weight in weights[kind]))
             for kind, step in self.steps().items()
         }
-        return kind(Forest(self.adds, self.concats), steps, self.hidden)
+        if len(self._forest) > MAX_KNOWN:
+            self._forest = Forest(self.adds, self.concats)
+        return kind(self._forest, steps, self.hidden)
 
 
 class _Read(torch.autograd.Function):
