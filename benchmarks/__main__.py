@@ -18,7 +18,7 @@ from benchmarks import table
 from benchmarks.machine import Facts
 from benchmarks.table import Row
 
-NAMES = ("controller", "rollout", "trials", "growth", "executors", "record", "run")
+NAMES = ("controller", "rollout", "environment", "trials", "growth", "executors", "record", "run")
 """Modules that hand over rows; ``birth`` and ``inheriting`` are studies that take long, and
 ``latency`` asks how far a table can be trusted."""
 

@@ -82,7 +82,8 @@ class LearningReader(Reader):
         up, down = self._planting.up, self._planting.down
         _add(gradients[:1], up, features[None, :, :hidden])
         _add(gradients[:1], down, features[None, :, hidden:])
-        end, found = self.states, {}
+        end = self.states
+        found: dict[Kind, list[tuple[Group, Array]]] = {}
         for group, gates in zip(self._planting.groups[::-1], self._gates[::-1], strict=True):
             start = end - len(gates)
             state, c = self._states[1, start:end], self._states[1, group.sources]

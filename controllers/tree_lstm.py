@@ -140,7 +140,7 @@ class _Read(torch.autograd.Function):
         return torch.from_numpy(reader(observations))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, features: Tensor) -> tuple[Tensor | None, ...]:
         _ = ctx.saved_tensors  # raises if a weight, which the reader shares, has changed since
         gradients = ctx.reader.gradients(features.numpy())

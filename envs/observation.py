@@ -164,7 +164,7 @@ def _edges_below(node: Node) -> int:
 
 def action_mask(state: State, limits: Limits) -> NDArray[np.int8]:
     """Returns the mask of :func:`encode` alone, `[A]` int8."""
-    return np.array(_mask(state, limits), dtype=np.int8)
+    return np.frombuffer(bytearray(_mask(state, limits)), dtype=np.int8)
 
 
 def _mask(state: State, limits: Limits) -> tuple[bool, ...]:

@@ -189,7 +189,8 @@ operation of the edge |
         state = self.state
         if state.done:
             raise ResetNeeded("the episode has ended: expected reset() before another step()")
-        if not self.action_space.contains(action):
+        number = isinstance(action, int | np.integer) and 0 <= action < len(self.limits.actions)
+        if not number and not self.action_space.contains(action):
             raise InvalidAction(f"expected an action in {self.action_space}, got {action!r}")
         reward, info = 0.0, {"invalid_action": False}
         if not decisions.mask(state, self.limits)[int(action)]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import executors, growth, record, rollout, run, table, trials
+from benchmarks import environment, executors, growth, record, rollout, run, table, trials
 from benchmarks.machine import Facts, rate
 from benchmarks.table import Row
 
@@ -84,6 +84,7 @@ def test_every_benchmark_makes_rows_of_its_figures() -> None:
     copies = growth.transform_rows([("Widen", 1.5)], growth.COPIES, "a net")
     assert copies == [Row("Widen: a net", "copies", 1.5, aim=2.0, most=True)]
     assert [row.ours for row in rollout.rows(10, 0.1, 0.2)] == [0.1, 0.2]
+    assert [row.met for row in environment.rows(49.0, 9_000.0)] == [True, False]
 
 
 def test_a_benchmark_that_fails_is_told_and_the_others_are_kept(
