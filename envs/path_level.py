@@ -86,7 +86,7 @@ operation of the edge |
     | `node` | `[N]` | 0: padding, 1: leaf, 2: one branch, 3: add, 4: concat of a split input, \
 5: concat of a replicated input, 6: stages | type of the node |
     | `parent` | `[N]` | row; 0 for the root | the node from which the edge comes |
-    | `position` | `[N]` | 0, 1, 2 | index of the edge among its parent's branches |
+    | `position` | `[N]` | 0, 1, 2 (or a stage) | index of the edge among its parent's branches |
     | `question` | scalar | 0: merge, 1: insert, 2: op, 3: done | what is asked |
     | `focus` | scalar | row | the node (merge) or edge (insert, op) that the question is about |
     | `action_mask` | `[A]` | int8 | 1 where the action is allowed; all 1 when done |

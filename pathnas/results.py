@@ -15,8 +15,8 @@ from pathnas.database import Database, look
 from pathnas.store import RECORD
 
 COLUMNS = (
-    *("search", "number", "update", "key", "state", "attempt", "status", "accuracy", "reward"),
-    *("macs", "parameters", "seconds", "images", "stopped", "seed", "copied", "error"),
+    *("search", "number", "update", "key", "state", "attempt", "status", "accuracy", "loss"),
+    *("reward", "macs", "parameters", "seconds", "images", "stopped", "seed", "copied", "error"),
 )
 """Of the table of trials; what is not known yet is None."""
 

@@ -31,7 +31,7 @@ ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
 
 # What is read from a file is bounded before anything is built from it.
 MAX_DEPTH = 64
-MAX_EDGES = 10_000
+MAX_EDGES = 100_000
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ def from_dict(data: Any) -> Node:
     """Returns the tree that :func:`to_dict` wrote.
 
     Raises:
-        ValueError: if the data is no tree, deeper than 64 or larger than 10,000 edges; the message
+        ValueError: if the data is no tree, deeper than 64 or larger than 100,000 edges; the message
             names the place.
     """
     budget = iter(range(MAX_EDGES))

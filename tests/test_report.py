@@ -196,6 +196,14 @@ def test_ticks_are_round_and_inside() -> None:
     assert charts.ticks(3, 3) == [3]
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "likelihood"])
+def test_another_metric_of_the_reward_is_named(copy: Path, metric: str) -> None:
+    found = facts.read(copy)
+    found.config["search"]["reward"]["metric"] = metric
+    page = " ".join(pages.run_page(found).split())
+    assert ("searched for, was the likelihood of a trial" in page) == (metric == "likelihood")
+
+
 def test_a_run_that_goes_on_says_so(copy: Path) -> None:
     changed(copy, "DELETE FROM meta WHERE key = 'summary'")
     page = report.write(copy).read_text()

@@ -150,7 +150,7 @@ def test_hashes_do_not_travel_between_processes() -> None:
         ({"edges": [{"op": "base", "width": 3}]}, "unknown keys"),
         ({"edges": [{"op": "base"}], "merge": "add"}, r"node \(\): a node with 1 edges"),
         ({"edges": [{"op": "a"}] * 2, "merge": [], "allocation": "split"}, r"node \(\)"),
-        ({"edges": [{"op": "a"}] * 20_000, "merge": "add"}, "at most 10000 edges"),
+        ({"edges": [{"op": "a"}] * 200_000, "merge": "add"}, "at most 100000 edges"),
     ],
 )
 def test_data_that_is_no_tree_is_refused_with_its_place(data: object, message: str) -> None:

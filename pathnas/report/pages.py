@@ -104,6 +104,7 @@ def _shape(facts: Facts) -> dict[str, Any]:
         "controller": search["controller"]["name"],
         "budget": search["trials"],
         "depth": search["depth"],
+        "metric": search["reward"].get("metric", "accuracy"),
         "begun": None if begun is None else _moment(begun),
         "written": _moment(time.time()),
     }
