@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pathnas import decisions
 from pathnas import tree as trees
 from pathnas.cell import Site
-from pathnas.controllers.forest import DOWN, EDGE, ZERO, Forest
 from pathnas.controllers.rollout import stack
 from pathnas.controllers.tree_lstm import TreeLSTM
 from pathnas.decisions import Limits, Question, State
@@ -180,57 +179,6 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(seed):
     for index in range(0, len(states), 7):
         alone = network(encode([states[index]], limits))
         torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-6)
-
-
-def test_equal_subtrees_are_planted_once():
-    limits = LIMITS["default"]
-    state = State()
-    for name in ("add3", "insert"):  # three equal branches; a node below the first
-        state = decisions.step(state, limits.actions.names.index(name), limits)
-    forest, places = Forest(3, 2), {ZERO: 0}
-    first = forest.plant(encode([state] * 5, limits), places)
-    # bottom-up: a sibling's base edge and the focus's identity; top-down: the root's step, one edge
-    assert [len(group.inputs) for group in first.groups] == [2, 1, 1]
-    assert len(set(first.up)) == len(set(first.down)) == 1
-    assert forest.plant(encode([state], limits), places).groups == []
-
-
-def test_groups_come_after_their_sources():
-    limits = LIMITS["deep"]
-    forest, planted, places = Forest(3, 2), 1, {ZERO: 0}
-    for seed in range(6):
-        for group in forest.plant(encode(walk(limits, seed, 3), limits), places).groups:
-            assert group.sources.max() < planted and group.sources.min() >= ZERO
-            planted += len(group.inputs)
-
-
-def test_what_a_forest_has_seen_before_does_not_show():
-    limits = LIMITS["default"]
-    experienced = Forest(3, 2)
-    for seed in range(20):
-        experienced.plant(encode(walk(limits, seed, 2), limits), {ZERO: 0})
-    for seed in range(10, 30):
-        batch = encode(walk(limits, seed), limits)
-        fresh, known = (f.plant(batch, {ZERO: 0}) for f in (Forest(3, 2), experienced))
-        assert [group.kind for group in fresh.groups] == [group.kind for group in known.groups]
-        for left, right in zip(fresh.groups, known.groups, strict=True):
-            np.testing.assert_array_equal(left.inputs, right.inputs)
-            np.testing.assert_array_equal(left.sources, right.sources)
-        np.testing.assert_array_equal(fresh.up, known.up)
-        np.testing.assert_array_equal(fresh.down, known.down)
-
-
-def test_only_what_the_question_needs_is_read():
-    limits = LIMITS["default"]
-    states = [state for seed in range(10) for state in walk(limits, seed)]
-    root_merge = State()
-    [group] = Forest(3, 2).plant(encode([root_merge], limits), {ZERO: 0}).groups
-    assert group.kind.place == EDGE and len(group.inputs) == 1
-    for state in states:
-        planting = Forest(3, 2).plant(encode([state], limits), {ZERO: 0})
-        down = sum(g.kind == (DOWN, EDGE) and len(g.inputs) for g in planting.groups)
-        path = state.agenda[0].path if state.agenda else ()
-        assert down == len(path)
 
 
 def test_the_order_of_added_siblings_does_not_matter_that_of_concatenated_ones_does():
