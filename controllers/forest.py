@@ -108,7 +108,7 @@ class Forest:
         """Returns the numbers of each observation's states, bottom-up and top-down."""
         scalars = [observations[name] for name in ("question", "focus")]
         columns = [observations[name] for name in ("op", "node", "parent")]
-        written = np.concatenate([*columns, np.stack(scalars, axis=1)], axis=1).astype(np.int16)
+        written = np.concatenate([*columns, np.stack(scalars, axis=1)], axis=1).astype(np.int32)
         keys = [row.tobytes() for row in written]
         new = [row for row, key in enumerate(keys) if key not in self._seen]
         if new:
