@@ -1,9 +1,9 @@
-"""Microseconds of a step of the environment, and decisions a second of a vector of them.
+"""Microseconds of a step of the environment, and steps a second of a vector of them.
 
 Run it with ``python -m benchmarks.environment``. The environments are made as users make them, with
 gymnasium's wrappers. The same random episodes (seed 0) are walked again and again. A step counts
 with its observation, but for those that end an episode, which are evaluated; in the vector all
-count, with resets and evaluations by the surrogate.
+count, with evaluations by the surrogate; one in fifteen of its steps is gymnasium's reset.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def passes(walk: Callable[[], list[float]], repetitions: int) -> tuple[float, fl
     return float(found.min(axis=0).mean()), statistics.median(found.mean(axis=1))
 
 
-def rows(step: float, decisions: float) -> list[Row]:
+def rows(step: float, together: float) -> list[Row]:
     """Returns the rows of the one table."""
     vectors = f"make_vec: {ENVS} environments"
     return [
         Row("environment: step and observation", "us", step, aim=50.0, most=True),
-        Row(vectors, "decisions/s", decisions, aim=10_000.0),
+        Row(vectors, "steps/s", together, aim=10_000.0),
     ]
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     alone = [seconds * 1e6 for seconds in passes(lambda: steps(env), arguments.repetitions)]
     together = [ENVS / seconds for seconds in passes(lambda: vector(envs), arguments.repetitions)]
     print("a step: {:.1f} us undisturbed, {:.1f} in the median pass".format(*alone))
-    print("a vector of {}: {:,.0f} decisions a second, {:,.0f}".format(ENVS, *together))
+    print("a vector of {}: {:,.0f} steps a second, {:,.0f}".format(ENVS, *together))
     table.save(arguments.rows, rows(alone[0], together[0]))
 
 

@@ -82,7 +82,11 @@ class Forest:
         self._edges: dict[tuple[int, int, int], int] = {}  # numbers of states, by their steps
         self._nodes: dict[tuple[int, ...], int] = {}
         self._states: list[_State] = [_State((UP, 0, EDGE), NO_OP, ())]
-        self._seen: dict[bytes, tuple[int, int]] = {}
+        self._seen: dict[tuple[int, int, bytes], tuple[int, int]] = {}
+
+    def __reduce__(self) -> tuple[type[Forest], tuple[int, int]]:
+        # What was seen stays behind: it may be large, and is soon seen again.
+        return Forest, (self.positions[ADD_NODE], self.positions[CONCAT_NODE])
 
     def __len__(self) -> int:
         """Returns how many states and observations are known."""
@@ -106,16 +110,20 @@ class Forest:
 
     def _find(self, observations: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Returns the numbers of each observation's states, bottom-up and top-down."""
-        scalars = [observations[name] for name in ("question", "focus")]
-        columns = [observations[name] for name in ("op", "node", "parent")]
-        written = np.concatenate([*columns, np.stack(scalars, axis=1)], axis=1).astype(np.int32)
-        keys = [row.tobytes() for row in written]
-        new = [row for row, key in enumerate(keys) if key not in self._seen]
-        if new:
-            lists = [array[new].tolist() for array in (*scalars, *columns)]
-            for row, question, focus, op, node, parent in zip(new, *lists, strict=True):
-                self._seen[keys[row]] = self._read(question, focus, op, node, parent)
-        return [self._seen[key] for key in keys]
+        # Padding is left out: the largest tree of deep limits has many thousand rows.
+        used = np.count_nonzero(observations["node"], axis=1)
+        columns = [observations[name][:, : used.max()] for name in ("op", "node", "parent")]
+        trees = np.stack(columns, axis=1).astype(np.int32)
+        asked = (observations[name].tolist() for name in ("question", "focus"))
+        found = []
+        for question, focus, rows, tree in zip(*asked, used.tolist(), trees, strict=True):
+            tree = tree[:, :rows]
+            key = question, focus, tree.tobytes()
+            pair = self._seen.get(key)
+            if pair is None:
+                pair = self._seen[key] = self._read(question, focus, *tree.tolist())
+            found.append(pair)
+        return found
 
     def _read(
         self, question: int, focus: int, op: list[int], node: list[int], parent: list[int]
@@ -138,9 +146,8 @@ class Forest:
 
         On the path the slot of the child that leads to the focus is left zero.
         """
-        rows = sum(map(bool, node))
-        branches: list[list[int]] = [[] for _ in range(rows)]
-        for row in range(rows - 1, 0, -1):  # children come after their parents
+        branches: list[list[int]] = [[] for _ in op]
+        for row in range(len(op) - 1, 0, -1):  # children come after their parents
             state = ZERO
             if row not in path:
                 below = branches[row]

@@ -1,9 +1,8 @@
-"""The controller as it acts: what its forward pass computes, in numpy and without gradients.
+"""The controller as it acts: probabilities of actions, in numpy and without gradients.
 
-While it samples, the controller is asked about a few states at a time, again and again. To call an
-operation then costs more than the operation itself, and torch's cost twice or thrice as much to
-call as numpy's. Weights are shared with the controller, and so is the structure
-(:mod:`pathnas.controllers.forest`).
+The tree-LSTM is read as in the update. The heads are written here once more, since they cost least
+in numpy where few states are asked about (as :mod:`pathnas.controllers.lstm_steps` explains) and in
+torch where the gradient is wanted.
 """
 
 from __future__ import annotations

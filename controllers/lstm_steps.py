@@ -55,8 +55,7 @@ class Step:
         gates *= 0.5
         gates += 0.5
         gates[:, u] = update
-        kept = gates[:, forget].reshape(c.shape)  # a copy, but for an edge's
-        state = (kept * c).sum(axis=1)
+        state = (gates[:, forget].reshape(c.shape) * c).sum(axis=1)
         state += gates[:, i] * update
         return gates[:, o] * np.tanh(state), state
 

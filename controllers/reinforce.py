@@ -1,7 +1,7 @@
 """REINFORCE: how a controller improves (paper, section 3.3; Williams, 1992).
 
-The learner is an object of its own beside the controller. It re-evaluates stored decisions with the
-controller's one method, so no graph outlives an update.
+The learner is an object of its own beside the controller, which it asks about the stored decisions
+again, so no graph outlives an update.
 """
 
 from __future__ import annotations

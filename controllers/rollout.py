@@ -127,9 +127,14 @@ def rollout(
 def _sample(probabilities: NDArray[Any], generator: torch.Generator) -> list[int]:
     """Returns an index for each row of probabilities `[B, A]`.
 
-    It draws what :func:`torch.multinomial` draws, whose checks take longer than a small batch does:
-    of exponential times at rates p, the first comes at an index with probability p.
+    It draws what :func:`torch.multinomial` draws, whose further checks take longer than a small
+    batch does: of exponential times at rates p, the first comes at an index with probability p.
+
+    Raises:
+        ValueError: if a probability is not finite.
     """
+    if not np.isfinite(probabilities.sum()):
+        raise ValueError("expected finite probabilities of actions, got others: has it diverged?")
     times = torch.from_numpy(np.empty_like(probabilities)).exponential_(generator=generator).numpy()
     return cast(list[int], (probabilities / times).argmax(axis=1).tolist())
 

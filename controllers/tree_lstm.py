@@ -30,7 +30,8 @@ from pathnas.controllers.reader import LearningReader, Reader
 from pathnas.envs.observation import STAGES
 
 MAX_KNOWN = 100_000
-"""How many states and observations a tree-LSTM knows by sight at most, before it starts anew."""
+"""How many states and observations a tree-LSTM knows by sight at most, before it starts anew: of
+trees as they are usual, some 40 MB."""
 
 AnyReader = TypeVar("AnyReader", bound=Reader)
 
@@ -114,14 +115,14 @@ class TreeLSTM(nn.Module):
             for kind, step in self.steps().items()
         }
 
-    def _reader(self, kind: type[AnyReader], weights: dict[Kind, list[Tensor]]) -> AnyReader:
+    def _reader(self, reader: type[AnyReader], weights: dict[Kind, list[Tensor]]) -> AnyReader:
         steps = {
             kind: step.on_arrays(*(weight.detach().numpy() for weight in weights[kind]))
             for kind, step in self.steps().items()
         }
         if len(self._forest) > MAX_KNOWN:
             self._forest = Forest(self.adds, self.concats)
-        return kind(self._forest, steps, self.hidden)
+        return reader(self._forest, steps, self.hidden)
 
 
 class _Read(torch.autograd.Function):

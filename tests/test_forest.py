@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from pathnas import decisions
 from pathnas.controllers.forest import DOWN, EDGE, ZERO, Forest
-from pathnas.decisions import State
+from pathnas.decisions import Question, State
+from pathnas.envs.observation import ADD, LEAF, QUESTIONS
+from pathnas.tree import BASE_OP, Edge, Node
 from tests.test_tree_lstm import LIMITS, encode, walk
 
 
@@ -57,3 +61,41 @@ def test_only_what_the_question_needs_is_read():
         down = sum(g.kind == (DOWN, EDGE) and len(g.inputs) for g in planting.groups)
         path = state.agenda[0].path if state.agenda else ()
         assert down == len(path)
+
+
+def test_equal_rows_with_other_parents_are_other_trees():
+    leaf = Edge("identity")
+
+    def add(*edges: Edge) -> Node:
+        return Node(edges, "add", "replicate")
+
+    left = add(Edge(BASE_OP, add(leaf, leaf, leaf)), leaf)
+    right = add(Edge(BASE_OP, add(leaf, leaf)), leaf, leaf)
+    question = Question("op", (0, 0))
+    one, two = (encode([State(tree, (question,))], LIMITS["default"]) for tree in (left, right))
+    for name in ("op", "node", "question", "focus"):
+        np.testing.assert_array_equal(one[name], two[name])
+    forest, places = Forest(3, 2), {ZERO: 0}
+    assert forest.plant(one, places).down != forest.plant(two, places).down
+
+
+def test_rows_beyond_the_16_bits_of_a_short_integer_are_told_apart():
+    rows = 70_000
+    parent = np.array([0] + [(row - 1) // 3 for row in range(1, rows)])
+    node = np.where(np.isin(np.arange(rows), parent), ADD, LEAF)
+    op = np.arange(rows) % 7 + 2
+    forest = Forest(3, 2)
+    pairs = set()
+    for focus in (69_000, 69_000 - 2**16):
+        asked = {"question": np.array([QUESTIONS.index("op")]), "focus": np.array([focus])}
+        tree = {"op": op[None], "node": node[None], "parent": parent[None]}
+        planted = forest.plant({**tree, **asked}, {ZERO: 0})
+        pairs.add((int(planted.up[0]), len(planted.groups)))
+    assert len(pairs) == 2
+
+
+def test_a_copy_of_a_forest_has_seen_nothing():
+    forest = Forest(3, 2)
+    forest.plant(encode(walk(LIMITS["default"], 0), LIMITS["default"]), {ZERO: 0})
+    copied = copy.deepcopy(forest)
+    assert len(copied) == 1 < len(forest) and copied.positions == forest.positions

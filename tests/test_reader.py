@@ -47,6 +47,15 @@ def test_weights_that_change_before_the_gradient_is_taken_are_noticed() -> None:
         features.sum().backward()
 
 
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    limits = LIMITS["default"]
+    network = build(limits)
+    features = network(encode(walk(limits, 1), limits))
+    [gradient] = torch.autograd.grad(features.square().sum(), [network.ops], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_a_network_that_has_read_a_lot_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pathnas.controllers.tree_lstm.MAX_KNOWN", 50)
     limits = LIMITS["default"]

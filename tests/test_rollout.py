@@ -107,6 +107,14 @@ def test_choices_are_those_of_torchs_multinomial():
         assert torch.multinomial(probabilities, 1, generator=again).item() == action
 
 
+def test_a_controller_that_has_diverged_is_named():
+    controller = Controller()
+    with torch.no_grad():
+        controller.heads["merge"][-1].bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match="expected finite probabilities"):
+        rollout(controller, LIMITS, 2, generator(0))
+
+
 def test_at_least_one_episode():
     with pytest.raises(ValueError, match="at least one episode, got 0"):
         rollout(RandomController(), LIMITS, 0, generator(0))

@@ -26,6 +26,11 @@ LIMITS = {
         ops=("identity", "group_conv3x3", "sep_conv5x5"),
         sites=(Site(CellSpec(Conv(8, 8, groups=4)), 16),),
     ),
+    "staged": Limits(
+        depth=2,
+        sites=tuple(Site(CellSpec(Conv(8, 8)), positions) for positions in (64, 16, 4, 2)),
+        start=trees.staged([trees.BASE_TREE] * 4),
+    ),
 }
 HIDDEN = 12
 
@@ -35,7 +40,7 @@ def walk(limits: Limits, seed: int, episodes: int = 1) -> list[State]:
     choose = random.Random(seed)
     states = []
     for _ in range(episodes):
-        state = State()
+        state = decisions.begin(limits)
         while not state.done:
             states.append(state)
             legal = [a for a, allowed in enumerate(decisions.mask(state, limits)) if allowed]
@@ -50,7 +55,8 @@ def encode(states: list[State], limits: Limits) -> dict:
 
 def build(limits: Limits, seed: int = 0) -> TreeLSTM:
     generator = torch.Generator().manual_seed(seed)
-    network = TreeLSTM(2 + len(limits.ops), 3, 2, 10, HIDDEN, generator)
+    ops, nodes, adds = observation.sizes(limits.actions)
+    network = TreeLSTM(ops, adds, 2, 10, HIDDEN, generator, nodes=nodes)
     with torch.no_grad():  # larger than they start, so that a wrong term shows
         network.ops.mul_(10)
         network.nodes.mul_(10)
@@ -61,7 +67,8 @@ class Reference:
     """The tree-LSTM as one would write it down: one tree at a time, one gate after another."""
 
     def __init__(self, network: TreeLSTM, limits: Limits) -> None:
-        self.network, self.ops = network, ("", trees.BASE_OP, *limits.ops)
+        stages = map(trees.stage_name, range(limits.actions.stages))
+        self.network, self.ops = network, ("", trees.BASE_OP, *limits.ops, *stages)
         self.zero = torch.zeros(HIDDEN), torch.zeros(HIDDEN)
 
     def features(self, state: State) -> torch.Tensor:
@@ -106,13 +113,15 @@ class Reference:
             ("add", "replicate"): observation.ADD,
             ("concat", "split"): observation.CONCAT_SPLIT,
             ("concat", "replicate"): observation.CONCAT_REPLICATE,
+            ("stages", None): observation.STAGES,
         }
         x = self.network.nodes[names[node.merge, node.allocation]]
         direction = "up" if parent is None else "down"
-        step = getattr(self.network, f"{direction}_{node.merge}")
+        merge = "add" if node.merge == "stages" else node.merge
+        step = getattr(self.network, f"{direction}_{merge}")
         i, o, u, f = (step.input.weight @ x + step.input.bias).chunk(4)
         sources = children if parent is None else [*children, parent]
-        if node.merge == "add":
+        if merge == "add":
             total = sum(h for h, _ in children)
             added = list((step.gates @ total).chunk(3))
             forgets = [f + step.forget @ h for h, _ in children]
