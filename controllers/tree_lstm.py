@@ -16,7 +16,7 @@ they are computed by :mod:`pathnas.controllers.reader`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -159,6 +159,8 @@ class StepWeights(nn.Module):
     table that is computed once.
     """
 
+    _step: Callable[..., Step]
+
     def table(self, inputs: Tensor) -> Tensor:
         """Maps embeddings `[K, E]` to what each adds to the gates, `[K, G]`."""
         raise NotImplementedError
@@ -169,11 +171,13 @@ class StepWeights(nn.Module):
 
     def on_arrays(self, table: Array, *weights: Array) -> Step:
         """Returns the step with the table and the weights as arrays, in the order of those."""
-        raise NotImplementedError
+        return self._step(table, *weights)
 
 
 class EdgeWeights(StepWeights):
     """Of an ordinary LSTM cell, with the names and the order of gates of torch's."""
+
+    _step = EdgeStep
 
     def __init__(self, embedding: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -193,10 +197,6 @@ class EdgeWeights(StepWeights):
     def recurrent(self) -> list[Tensor]:
         """See :meth:`StepWeights.recurrent`."""
         return [self.weight_hh]
-
-    def on_arrays(self, table: Array, *weights: Array) -> Step:
-        """See :meth:`StepWeights.on_arrays`."""
-        return EdgeStep(table, *weights)
 
 
 class NodeWeights(StepWeights):
@@ -223,6 +223,8 @@ class NodeWeights(StepWeights):
 class ChildSumWeights(NodeWeights):
     """Of the child-sum step; with `parent`, whose state has weights of its own."""
 
+    _step = ChildSumStep
+
     def __init__(
         self, embedding: int, hidden: int, generator: torch.Generator, children: int, parent: bool
     ) -> None:
@@ -236,13 +238,11 @@ class ChildSumWeights(NodeWeights):
         every = self.gates, self.forget, self.parent
         return [weight for weight in every if weight is not None]
 
-    def on_arrays(self, table: Array, *weights: Array) -> Step:
-        """See :meth:`StepWeights.on_arrays`."""
-        return ChildSumStep(table, *weights)
-
 
 class NaryWeights(NodeWeights):
     """Of the N-ary step, which are by position."""
+
+    _step = NaryStep
 
     def __init__(
         self, positions: int, embedding: int, hidden: int, generator: torch.Generator
@@ -253,10 +253,6 @@ class NaryWeights(NodeWeights):
     def recurrent(self) -> list[Tensor]:
         """See :meth:`StepWeights.recurrent`."""
         return [self.weight]
-
-    def on_arrays(self, table: Array, *weights: Array) -> Step:
-        """See :meth:`StepWeights.on_arrays`."""
-        return NaryStep(table, *weights)
 
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
