@@ -24,9 +24,11 @@ from benchmarks.machine import facts, rate
 from benchmarks.reference_controller import ReferenceController
 from benchmarks.rollout import NO_STEP
 from benchmarks.table import Row
+from pathnas.controllers.forest import ZERO, Forest
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
-from pathnas.controllers.rollout import rollout
+from pathnas.controllers.rollout import concatenate, rollout
+from pathnas.controllers.tree_lstm import ChildSumWeights
 from pathnas.decisions import Limits
 
 PAIRS = {10: 15, 64: 7, 256: 3}
@@ -79,12 +81,27 @@ def measure(episodes: int, pairs: int) -> dict[str, float]:
 
 
 def operations(episodes: int) -> float:
-    """Returns the operations of an update's matrix products, for each of its decisions."""
+    """Returns the operations of an update's matrix products, for each of its decisions.
+
+    torch counts those of the heads; those of the tree-LSTM are numpy's: a product forward, and two
+    backward, of the states of each kind with its weights.
+    """
     learner = Reinforce(Controller(), learning_rate=NO_STEP)
     batch = rollout(learner.controller, Limits(), episodes, torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False) as counter:
         learner.update(batch, [float(index % 2) for index in range(episodes)])
-    return counter.get_total_flops() / sum(len(episode.actions) for episode in batch)
+    network = learner.controller.tree_lstm
+    forest, steps = Forest(network.adds, network.concats), network.steps()
+    observations = concatenate([episode.observations for episode in batch])
+    macs = 0
+    for group in forest.plant(observations, {ZERO: 0}).groups:
+        weights = steps[group.kind]
+        each = sum(weight.numel() for weight in weights.recurrent())
+        if isinstance(weights, ChildSumWeights):  # every child goes through the same
+            each += (network.adds - 1) * weights.forget.numel()
+        macs += len(group.inputs) * each
+    decided = sum(len(episode.actions) for episode in batch)
+    return (counter.get_total_flops() + 3 * 2 * macs) / decided
 
 
 def rows(found: dict[int, dict[str, float]], flops: float) -> list[Row]:
