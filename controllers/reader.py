@@ -17,7 +17,7 @@ class Reader:
     """Computes each state that observations need once, and remembers it.
 
     Attributes:
-        states: how many it has, with the one that is all zeros.
+        count: of the states that it has, with the one that is all zeros.
 
     Args:
         forest: that tells which states there are.
@@ -31,7 +31,7 @@ class Reader:
         self._steps = steps
         dtype = next(iter(steps.values())).table.dtype
         self._states = np.zeros((2, 1, hidden), dtype)  # h, c; there may be room for more
-        self.states = 1
+        self.count = 1
 
     def __call__(self, observations: Mapping[str, Any]) -> Array:
         """Maps stacked observations `[B, ...]` to `[B, 2 H]`; see :meth:`.TreeLSTM.forward`.
@@ -49,12 +49,12 @@ class Reader:
         step = self._steps[group.kind]
         gates = step.table[group.inputs]
         new = step.forward(gates, *self._states[:, group.sources])
-        start, self.states = self.states, self.states + len(gates)
-        if self.states > self._states.shape[1]:
-            room = max(self.states, 2 * start)  # doubled, so that copying it stays linear
+        start, self.count = self.count, self.count + len(gates)
+        if self.count > self._states.shape[1]:
+            room = max(self.count, 2 * start)  # doubled, so that copying it stays linear
             more = np.empty_like(self._states, shape=(2, room - start, self._states.shape[2]))
             self._states = np.concatenate([self._states, more], axis=1)
-        self._states[:, start : self.states] = new
+        self._states[:, start : self.count] = new
         return gates
 
     def _features(self, planting: Planting) -> Array:
@@ -78,11 +78,11 @@ class LearningReader(Reader):
             features: the gradient of what the call returned, `[B, 2 H]`.
         """
         hidden = self._states.shape[2]
-        gradients = np.zeros_like(self._states[:, : self.states])
+        gradients = np.zeros_like(self._states[:, : self.count])
         up, down = self._planting.up, self._planting.down
         _add(gradients[:1], up, features[None, :, :hidden])
         _add(gradients[:1], down, features[None, :, hidden:])
-        end = self.states
+        end = self.count
         found: dict[Kind, list[tuple[Group, Array]]] = {}
         for group, gates in zip(self._planting.groups[::-1], self._gates[::-1], strict=True):
             start = end - len(gates)
