@@ -168,27 +168,33 @@ class Sides:
     macs: int
 
 
-def sides(case: Case) -> Sides:
-    """Builds what a case compares."""
+def own(case: Case) -> tuple[nn.Module, config.Config, Images]:
+    """Returns our network of a case, its experiment, and images for a round."""
     torch.manual_seed(0)
     settings = config.load(str(EXPERIMENTS / f"{case.experiment}.yaml"), [])
-    recipe = settings.search.trial
-    images = random_images(case.experiment, case.batches * recipe.batch_size)
-    tree, by_hand = TREES[case.tree]
-    network = settings.base.arguments()
-    ours = networks.build(channels=images.shape[0], classes=10, tree=tree, **network)
-    cell.set_gates(ours, 0.0)
+    images = random_images(case.experiment, case.batches * settings.search.trial.batch_size)
+    network = networks.build(
+        channels=images.shape[0], classes=10, tree=TREES[case.tree][0], **settings.base.arguments()
+    )
+    cell.set_gates(network, 0.0)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network, settings, images
+
+
+def sides(case: Case) -> Sides:
+    """Builds what a case compares."""
+    ours, settings, images = own(case)
+    recipe, network = settings.search.trial, settings.base.arguments()
     macs = probing.counted(ours, torch.zeros(1, *images.shape))[1]
     hands = []
     for _ in range(2):
         shape = {name: network[name] for name in ("widths", "cells")}
         residual = network["name"] == "residual"
-        hand = Network(by_hand, channels=images.shape[0], residual=residual, **shape)
+        hand = Network(TREES[case.tree][1], channels=images.shape[0], residual=residual, **shape)
         copy_weights(ours, hand)
         hands.append(hand)
     default, equal = hands
-    for one in (ours, equal):
-        one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    equal.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fused = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "nesterov": True}
     own_sgd = training.sgd(ours, recipe.momentum, weight_decay=recipe.weight_decay)
     default_sgd = torch.optim.SGD(default.parameters(), lr=1e-3, **fused)
@@ -210,6 +216,54 @@ def sides(case: Case) -> Sides:
         len(images),
         macs,
     )
+
+
+def variant(
+    case: Case, *, precision: training.Precision = "float32", compiled: bool = False
+) -> Side:
+    """Returns what trains our network for a round in another way."""
+    network, settings, images = own(case)
+    recipe = settings.search.trial
+    batches = our_batches(images, recipe)
+    if compiled:
+        network = torch.compile(network)  # type: ignore[assignment]
+    optimizer = training.sgd(network, recipe.momentum, weight_decay=recipe.weight_decay)
+
+    def fit() -> None:
+        training.fit(
+            network,
+            batches,
+            epochs=1,
+            learning_rate=1e-3,
+            optimizer=optimizer,
+            precision=precision,
+        )
+
+    return fit
+
+
+def measure_variants(case: Case, rounds: int) -> dict[str, float]:
+    """Returns how many times as fast as a trial's the training is in other ways.
+
+    Returns:
+        ``bfloat16`` and ``compiled``, medians over rounds, and ``compiling``, the seconds that the
+        first round took, in which ``torch.compile`` works.
+    """
+    sides = {
+        "ours": variant(case),
+        "bfloat16": variant(case, precision="bfloat16"),
+        "compiled": variant(case, compiled=True),
+    }
+    start = time.perf_counter()
+    sides["compiled"]()
+    compiling = time.perf_counter() - start
+    found: dict[str, list[float]] = {}
+    for round_ in range(rounds + 1):
+        spent = {name: cpu_seconds(side) for name, side in sides.items()}
+        for name in ("bfloat16", "compiled") if round_ else ():  # the first warms up
+            found.setdefault(name, []).append(spent["ours"] / spent[name])
+    ratios = {name: statistics.median(ratios) for name, ratios in found.items()}
+    return ratios | {"compiling": compiling}
 
 
 def cpu_seconds(side: Side) -> float:
@@ -266,9 +320,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="images a second of a training, by hand and ours")
     parser.add_argument("--rounds", type=int, help="of each case (default: 15 of digits, else 5)")
     parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument(
+        "--variants",
+        action="store_true",
+        help="bfloat16 and torch.compile against a trial's own settings instead",
+    )
     table.add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    cases = [case for case in CASES if options.only in case.name]
+    if options.variants:
+        print(f"{facts()}, load {os.getloadavg()[0]:.1f}; times as fast as a trial's settings")
+        for case in cases:
+            ratios = measure_variants(case, options.rounds or case.rounds)
+            figures = "bfloat16 {bfloat16:.2f}, compiled {compiled:.2f} after {compiling:.0f} s"
+            print(f"{case.name:<26}{figures.format(**ratios)}", flush=True)
+        return
     flops = rate()
     print(f"{facts()}, load {os.getloadavg()[0]:.1f}, {flops / 1e9:.0f} G operations/s")
     print(
@@ -276,9 +343,7 @@ def main() -> None:
         f"{'faster':>8}{'of equal':>9}{'without loading':>17}"
     )
     every = []
-    for case in CASES:
-        if options.only not in case.name:
-            continue
+    for case in cases:
         found = measure(case, options.rounds or case.rounds)
         every += rows(case, found, flops)
         figures = "".join(

@@ -75,3 +75,10 @@ def test_the_default_loader_augments_image_by_image_as_ours_does_by_batches() ->
         )
     ]
     assert sums[0] == pytest.approx(sums[1], abs=1e-2)
+
+
+def test_other_ways_of_training_are_set_against_a_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network: network)  # minutes for a network
+    found = benchmark.measure_variants(benchmark.Case("digits", "base", 2), 1)
+    assert set(found) == {"bfloat16", "compiled", "compiling"}
+    assert all(value > 0 for value in found.values())
