@@ -24,10 +24,10 @@ from benchmarks.machine import facts, rate
 from benchmarks.reference_controller import ReferenceController
 from benchmarks.rollout import NO_STEP
 from benchmarks.table import Row
-from pathnas.controllers.forest import ZERO, Forest
+from pathnas.controllers.forest import ZERO
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
-from pathnas.controllers.rollout import concatenate, rollout
+from pathnas.controllers.rollout import rollout
 from pathnas.controllers.tree_lstm import ChildSumWeights
 from pathnas.decisions import Limits
 
@@ -91,10 +91,10 @@ def operations(episodes: int) -> float:
     with FlopCounterMode(display=False) as counter:
         learner.update(batch, [float(index % 2) for index in range(episodes)])
     network = learner.controller.tree_lstm
-    forest, steps = Forest(network.adds, network.concats), network.steps()
-    observations = concatenate([episode.observations for episode in batch])
+    forest, steps = network.forest(), network.steps()
+    seen = [state for episode in batch for state in episode.observations.states]
     macs = 0
-    for group in forest.plant(observations, {ZERO: 0}).groups:
+    for group in forest.plant(seen, {ZERO: 0}).groups:
         weights = steps[group.kind]
         each = sum(weight.numel() for weight in weights.recurrent())
         if isinstance(weights, ChildSumWeights):  # every child goes through the same

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pathnas.actions import KINDS, MERGES, Actions
-from pathnas.controllers.lstm_steps import Array
+from pathnas.controllers.lstm_steps import Array, transposed
 from pathnas.controllers.tree_lstm import TreeLSTM
-from pathnas.envs.observation import QUESTIONS
+from pathnas.envs.observation import QUESTIONS, decode
 
 
 class FrozenPolicy:
@@ -47,7 +47,7 @@ class FrozenPolicy:
         Raises:
             ValueError: if a node has too many branches.
         """
-        features = self._read(observations)
+        features = self._read(decode(observations, self.actions))
         logits = np.zeros(allowed.shape, dtype=features.dtype)
         for kind in KINDS:
             rows = (observations["question"] == QUESTIONS.index(kind)).nonzero()[0]
@@ -85,10 +85,11 @@ def _softmax(logits: Array, allowed: NDArray[np.bool_]) -> Array:
 def _mlp(head: nn.Module) -> Callable[[Array], Array]:
     weights: list[Array] = [weight.detach().numpy() for weight in head.parameters()]
     first, first_bias, last, last_bias = weights
+    first, last = transposed(first), transposed(last)
 
     def apply(features: Array) -> Array:
-        hidden = features @ first.T
+        hidden = features @ first
         hidden += first_bias
-        return np.maximum(hidden, 0, out=hidden) @ last.T + last_bias
+        return np.maximum(hidden, 0, out=hidden) @ last + last_bias
 
     return apply

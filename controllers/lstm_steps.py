@@ -6,6 +6,9 @@ what it computes. The gradient is written out because that of a weight is then o
 states of its kind; torch's own takes one for each level of the trees.
 
 Arrays of one step: `M` states, each from `S` source states of `H` numbers, with gates `[M, G]`.
+Weights are handed in as torch has them, `[outputs, inputs]`, and multiplied from the right as
+contiguous `[inputs, outputs]`: OpenBLAS takes up to eight times as long for the transpose of a few
+rows' weights, which it packs first.
 """
 
 from __future__ import annotations
@@ -16,6 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
+
+
+def transposed(weight: Array) -> Array:
+    """Returns the transpose of a matrix, contiguous."""
+    return np.ascontiguousarray(weight.T)
 
 
 class Places(NamedTuple):
@@ -120,11 +128,11 @@ class EdgeStep(Step):
     def __init__(self, table: Array, weight: Array) -> None:
         i, f, u, o = _blocks(weight.shape[1], 4)
         super().__init__(table, Places(i, o, u, f))
-        self._weight = weight
+        self._weight, self._weight_t = weight, transposed(weight)
 
     def add_states(self, gates: Array, h: Array) -> None:
         """See :meth:`Step.add_states`."""
-        gates += h[:, 0] @ self._weight.T
+        gates += h[:, 0] @ self._weight_t
 
     def states_gradient(self, dgates: Array) -> Array:
         """See :meth:`Step.states_gradient`."""
@@ -151,16 +159,18 @@ class ChildSumStep(Step):
         size = own.shape[1]
         super().__init__(table, _node_places(size))
         self._size, self._own, self._forget, self._parent = size, own, forget, parent
+        self._own_t, self._forget_t = transposed(own), transposed(forget)
+        self._parent_t = None if parent is None else transposed(parent)
         self._children = table.shape[1] // size - 3 - (parent is not None)
 
     def add_states(self, gates: Array, h: Array) -> None:
         """See :meth:`Step.add_states`."""
         size, children = self._size, h[:, : self._children]
-        gates[:, : 3 * size] += children.sum(axis=1) @ self._own.T
-        forgets = children.reshape(-1, size) @ self._forget.T
+        gates[:, : 3 * size] += children.sum(axis=1) @ self._own_t
+        forgets = children.reshape(-1, size) @ self._forget_t
         gates[:, self._of_children] += forgets.reshape(len(h), -1)
-        if self._parent is not None:
-            above = h[:, -1] @ self._parent.T
+        if self._parent_t is not None:
+            above = h[:, -1] @ self._parent_t
             gates[:, : 3 * size] += above[:, : 3 * size]
             gates[:, -size:] += above[:, 3 * size :]
 
@@ -208,11 +218,11 @@ class NaryStep(Step):
         rows, columns = weight.shape
         self._size = (rows - columns) // 3
         super().__init__(table, _node_places(self._size))
-        self._weight = weight
+        self._weight, self._weight_t = weight, transposed(weight)
 
     def add_states(self, gates: Array, h: Array) -> None:
         """See :meth:`Step.add_states`."""
-        gates += h.reshape(len(h), -1) @ self._weight.T
+        gates += h.reshape(len(h), -1) @ self._weight_t
 
     def states_gradient(self, dgates: Array) -> Array:
         """See :meth:`Step.states_gradient`."""

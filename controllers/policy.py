@@ -19,11 +19,12 @@ from pathnas.actions import KINDS, MERGES, Actions
 from pathnas.controllers.frozen import FrozenPolicy
 from pathnas.controllers.tree_lstm import TreeLSTM, linear
 from pathnas.decisions import Limits, State
-from pathnas.envs.observation import QUESTIONS, encode_all, sizes
+from pathnas.envs.observation import QUESTIONS, Observed
 from pathnas.tree import Node
 
 Observations = Mapping[str, Any]
-"""The arrays of :func:`pathnas.envs.observation.encode` for a batch, stacked: `[B, ...]`."""
+"""The arrays of :func:`pathnas.envs.observation.encode` for a batch, stacked: `[B, ...]`; best as
+:class:`pathnas.envs.observation.Observed`, which spares writing and reading them."""
 
 Policy = Callable[[Observations], NDArray[np.floating[Any]]]
 """From a batch of observations to the probabilities of the flat table of actions, `[B, A]`."""
@@ -118,10 +119,7 @@ class Controller(nn.Module):
         super().__init__()
         self.actions = actions or Actions()
         generator = torch.Generator().manual_seed(seed)
-        adds, concats = (max(n for merge, n in MERGES if merge == m) for m in ("add", "concat"))
-        ops, nodes, branches = sizes(self.actions)
-        adds = max(adds, branches)
-        self.tree_lstm = TreeLSTM(ops, adds, concats, embedding, hidden, generator, nodes=nodes)
+        self.tree_lstm = TreeLSTM(self.actions, embedding, hidden, generator)
         self.merges = tuple(dict.fromkeys(merge for merge, _ in MERGES))
         outputs = {
             "merge": 1 + len(self.merges),
@@ -186,7 +184,7 @@ class Controller(nn.Module):
             trees: at least one.
             limits: under which they may stand.
         """
-        observations = encode_all([State(tree, ()) for tree in trees], limits)
+        observations = Observed([State(tree, ()) for tree in trees], limits)
         features: Tensor = self.tree_lstm(observations)
         return features[:, : self.tree_lstm.hidden]
 

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from pathnas import cell, ops
 from pathnas import tree as trees
@@ -39,6 +39,9 @@ Value = TypeVar("Value")
 
 _MEMORY = 100_000
 """Entries of a memo before it starts anew."""
+
+_MEMORY_OF_STEPS = 20_000
+"""Steps of episodes that are remembered before they are forgotten: some 40 MB."""
 
 
 def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
@@ -153,6 +156,10 @@ class Limits:
         return dict(Counter(site.spec for site in self.sites))
 
     @cached_property
+    def _walked(self) -> _Walked:
+        return _Walked(_beginning(self))
+
+    @cached_property
     def _costs(self) -> dict[Node, Cost]:
         return {}
 
@@ -238,18 +245,62 @@ class State:
         """Whether no question is left."""
         return not self.agenda
 
+    def __hash__(self) -> int:
+        return trees.hash_once(self, self.tree, self.agenda)
+
     def __reduce__(self) -> tuple[type[State], tuple[Any, ...]]:
-        # The mask that was remembered stays behind, and the limits with it.
+        # What was found out about it stays behind, and the limits with it.
         return State, (self.tree, self.agenda)
 
 
+@dataclass
+class _Walked:
+    """Where episodes under some limits have led: each state knows those that follow it.
+
+    Attributes:
+        beginning: of all episodes.
+        steps: that are known.
+    """
+
+    beginning: State
+    steps: int = 0
+
+
+class _Known(NamedTuple):
+    """What was found out about a state under some limits; it is kept with the state.
+
+    Attributes:
+        limits: under which it holds.
+        mask: of the actions.
+        following: by action, the state that it leads to.
+    """
+
+    limits: Limits
+    mask: tuple[bool, ...]
+    following: dict[int, State]
+
+
+def _known(state: State, limits: Limits) -> _Known:
+    known: _Known | None = state.__dict__.get("_known")
+    if known is None or known.limits is not limits:
+        known = _Known(limits, _mask(state, limits), {})
+        object.__setattr__(state, "_known", known)
+    return known
+
+
 def begin(limits: Limits) -> State:
-    """Returns the state that episodes begin with.
+    """Returns the state that episodes begin with; it remembers where they led.
 
     At the base tree the first question is how its branch is merged. A tree that has grown is asked,
     for each of its leaf edges above the depth limit, whether to insert; the last must if no other
     did.
     """
+    if limits._walked.steps > _MEMORY_OF_STEPS:
+        del vars(limits)["_walked"]
+    return limits._walked.beginning
+
+
+def _beginning(limits: Limits) -> State:
     if limits.stages:
         agenda = [
             Question(kind, (number, *path))
@@ -270,11 +321,7 @@ def mask(state: State, limits: Limits) -> tuple[bool, ...]:
     While a question waits, at least one action may be taken: an action is offered only if the
     limits hold with everything undecided left as an identity.
     """
-    known = state.__dict__.get("_mask")  # asked for by who looks, and again by step
-    if known is None or known[0] is not limits:
-        known = limits, _mask(state, limits)
-        object.__setattr__(state, "_mask", known)
-    return cast(tuple[bool, ...], known[1])
+    return _known(state, limits).mask
 
 
 def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
@@ -382,6 +429,15 @@ def step(state: State, action: int, limits: Limits) -> State:
         ValueError: if the episode is done, or the action does not answer the question or exceeds
             the limits.
     """
+    known = _known(state, limits)
+    found = known.following.get(action)
+    if found is None:
+        found = known.following[action] = _step(state, action, limits)
+        limits._walked.steps += 1
+    return found
+
+
+def _step(state: State, action: int, limits: Limits) -> State:
     if state.done:
         raise ValueError("expected an episode that is not done, got another action")
     asked, *rest = state.agenda

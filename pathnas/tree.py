@@ -71,7 +71,7 @@ class Node:
             raise ValueError("a node that adds its branches replicates its input, got 'split'")
 
     def __hash__(self) -> int:
-        return _hash_once(self, self.edges, self.merge, self.allocation)
+        return hash_once(self, self.edges, self.merge, self.allocation)
 
     def __reduce__(self) -> tuple[type[Node], tuple[Any, ...]]:
         # The hash of a string differs between processes, so it must not travel with a pickle.
@@ -101,7 +101,7 @@ class Edge:
     child: Node = Node()
 
     def __hash__(self) -> int:
-        return _hash_once(self, self.op, self.child)
+        return hash_once(self, self.op, self.child)
 
     def __reduce__(self) -> tuple[type[Edge], tuple[Any, ...]]:
         return Edge, (self.op, self.child)
@@ -110,8 +110,8 @@ class Edge:
         return self.op if self.child.is_leaf else f"{self.op} > {self.child}"
 
 
-def _hash_once(value: Node | Edge, *parts: object) -> int:
-    """Returns a hash that is kept: trees are looked up again and again, many are never."""
+def hash_once(value: object, *parts: object) -> int:
+    """Returns the hash of a value's parts, which the value keeps: it is looked up again and again."""
     known: int | None = value.__dict__.get("_hash")
     if known is None:
         known = hash(parts)
