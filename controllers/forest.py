@@ -214,4 +214,3 @@ class _State(NamedTuple):
     step: tuple[int, int, int]
     input: int
     sources: tuple[int, ...]
-

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pathnas import decisions
 from pathnas.controllers.policy import Acting, Observations, Policy
 from pathnas.decisions import Limits, State
-from pathnas.envs.observation import Observation, Observed
+from pathnas.envs.observation import Observed
 from pathnas.tree import Node
 
 
@@ -52,11 +52,6 @@ class Greedy:
             return np.eye(probabilities.shape[1], dtype=probabilities.dtype)[likeliest]
 
         return greedy
-
-
-def stack(observations: Sequence[Observation]) -> dict[str, NDArray[Any]]:
-    """Returns observations as one batch, `[B, ...]`."""
-    return {name: np.stack([seen[name] for seen in observations]) for name in observations[0]}
 
 
 def distinct(states: Sequence[State]) -> tuple[list[State], list[int]]:

@@ -138,11 +138,13 @@ class Observed(Mapping[str, NDArray[Any]]):
                 _fill(arrays[:, row], state.tree, codes)
             self._arrays.update(zip(_ROWS, arrays, strict=True))
         elif name == "action_mask":
-            masks = [_mask(state, self.limits) for state in self.states]
-            self._arrays[name] = np.array(masks, dtype=np.int8)
+            masks = bytearray().join(bytes(_mask(state, self.limits)) for state in self.states)
+            self._arrays[name] = np.frombuffer(masks, np.int8).reshape(len(self.states), -1)
         elif name in ("question", "focus"):
             of = _question if name == "question" else _focus
             self._arrays[name] = np.array([of(state) for state in self.states], dtype=np.int64)
+        else:
+            raise KeyError(name)
 
 
 def decode(observations: Mapping[str, Any], actions: Actions) -> Sequence[State]:
@@ -182,19 +184,22 @@ def _decoded(
             below[parent[row]].insert(0, Edge(names[op[row]], _node(node[row], below[row])))
         tree = _node(node[0], below[0])
         kind = QUESTIONS[question]
+        if not 0 <= focus < rows:
+            raise ValueError(f"the focus must be one of {rows} rows, got {focus}")
         path: list[int] = []
         while focus:
             path.insert(0, position[focus])
             focus = parent[focus]
-        trees.node_at(tree, tuple(path))
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"the observation {op=}, {node=} shows no tree: {error!r}") from None
     return State(tree, () if kind == "done" else (Question(kind, tuple(path)),))
 
 
 def _node(kind: int, edges: list[Edge]) -> Node:
-    merge, allocation = _MERGES.get(kind, (None, None))
-    return Node(tuple(edges), merge, allocation)
+    node = Node(tuple(edges), *_MERGES.get(kind, (None, None)))
+    if node_type(node) != kind:
+        raise ValueError(f"a node of {len(edges)} branches has another type than {kind}")
+    return node
 
 
 def op_codes(actions: Actions) -> dict[str, int]:
