@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from pathnas.actions import KINDS, MERGES, Actions
+from pathnas.actions import KINDS, MERGES, Actions, Kind
 from pathnas.controllers.lstm_steps import Array, Weight
 from pathnas.envs.observation import QUESTIONS
 
@@ -106,7 +106,7 @@ class Heads:
 
     def forward(
         self, features: Array, question: NDArray[np.int64], allowed: NDArray[np.bool_]
-    ) -> tuple[Array, dict[str, Asked]]:
+    ) -> tuple[Array, dict[Kind, Asked]]:
         """Maps features to the logits of the flat table, `[B, A]`; 0 for what is not answered.
 
         Args:
@@ -115,7 +115,7 @@ class Heads:
             allowed: `[B, A]`.
         """
         logits = np.zeros(allowed.shape, dtype=features.dtype)
-        asked = {}
+        asked: dict[Kind, Asked] = {}
         for kind in KINDS:
             [rows] = (question == QUESTIONS.index(kind)).nonzero()
             if len(rows):
@@ -132,7 +132,7 @@ class Heads:
         return logits, asked
 
     def backward(
-        self, asked: Mapping[str, Asked], dlogits: Array
+        self, asked: Mapping[Kind, Asked], dlogits: Array
     ) -> tuple[Array, dict[str, tuple[Array, ...]]]:
         """Returns the gradients of the features `[B, I]`, and by head of its weights.
 
@@ -141,11 +141,11 @@ class Heads:
             dlogits: of the logits `[B, A]`; 0 where an action is not allowed.
         """
         dfeatures = np.zeros((len(dlogits), self._inputs), dtype=dlogits.dtype)
-        of_weights = {}
+        of_weights: dict[str, tuple[Array, ...]] = {}
         for kind, own in asked.items():
             answers = self._actions.of[kind]
             dscores = dlogits[own.rows, answers.start : answers.stop]
-            parts = {kind: dscores}
+            parts: dict[str, Array] = {kind: dscores}
             if kind == "merge":
                 parts["merge"], parts["number"] = _merge_gradients(dscores, own.given)
             for name, part in parts.items():
@@ -175,9 +175,10 @@ def _merge_logits(scores: Array, number: Array, allowed: NDArray[np.bool_]) -> t
         of the entries given their names, 0 where not allowed.
     """
     logits = scores[:, [0, *_OF_ENTRY]]
-    given = np.empty_like(number)
+    given = allowed[:, 1:].astype(number.dtype)  # 1 where a name has one entry
     for places in _ENTRIES:
-        given[:, places] = softmax(number[:, places], allowed[:, [1 + p for p in places]])
+        if len(places) > 1:
+            given[:, places] = softmax(number[:, places], allowed[:, 1:][:, places])
     logits[:, 1:] += np.log(np.maximum(given, np.finfo(given.dtype).tiny))
     return logits, given
 

@@ -36,6 +36,7 @@ QUESTIONS = (*KINDS, "done")
 """Values of ``question``."""
 
 _QUESTION_CODES = {kind: code for code, kind in enumerate(QUESTIONS)}
+_KINDS = dict(enumerate(KINDS))
 
 _ROWS = "op", "node", "parent", "position"
 
@@ -160,21 +161,16 @@ def decode(observations: Mapping[str, Any], actions: Actions) -> Sequence[State]
     """
     if isinstance(observations, Observed):
         return observations.states
-    arrays = (np.asarray(observations[name]).tolist() for name in _ROWS)
-    asked = (np.asarray(observations[name]).tolist() for name in ("question", "focus"))
     names = {code: name for name, code in op_codes(actions).items()}
-    return [_decoded(*one, names) for one in zip(*arrays, *asked, strict=True)]
+    arrays = (np.asarray(observations[name]).tolist() for name in (*_ROWS, "question", "focus"))
+    return [
+        _decoded(columns, question, focus, names)
+        for *columns, question, focus in zip(*arrays, strict=True)
+    ]
 
 
-def _decoded(
-    op: list[int],
-    node: list[int],
-    parent: list[int],
-    position: list[int],
-    question: int,
-    focus: int,
-    names: dict[int, str],
-) -> State:
+def _decoded(columns: list[list[int]], question: int, focus: int, names: dict[int, str]) -> State:
+    op, node, parent, position = columns
     rows = len(node) - node.count(PADDING)
     below: list[list[Edge]] = [[] for _ in range(rows)]
     try:
@@ -183,7 +179,9 @@ def _decoded(
                 raise ValueError(f"row {row} must come after its parent, got {parent[row]}")
             below[parent[row]].insert(0, Edge(names[op[row]], _node(node[row], below[row])))
         tree = _node(node[0], below[0])
-        kind = QUESTIONS[question]
+        kind = _KINDS.get(question)
+        if question not in _QUESTION_CODES.values():
+            raise ValueError(f"question must be one of {_QUESTION_CODES}, got {question}")
         if not 0 <= focus < rows:
             raise ValueError(f"the focus must be one of {rows} rows, got {focus}")
         path: list[int] = []
@@ -192,7 +190,7 @@ def _decoded(
             focus = parent[focus]
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"the observation {op=}, {node=} shows no tree: {error!r}") from None
-    return State(tree, () if kind == "done" else (Question(kind, tuple(path)),))
+    return State(tree, () if kind is None else (Question(kind, tuple(path)),))
 
 
 def _node(kind: int, edges: list[Edge]) -> Node:

@@ -41,7 +41,7 @@ _MEMORY = 100_000
 """Entries of a memo before it starts anew."""
 
 _MEMORY_OF_STEPS = 20_000
-"""Steps of episodes that are remembered before they are forgotten: some 40 MB."""
+"""Steps of episodes that are remembered before all are forgotten: some 20 MB."""
 
 
 def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
