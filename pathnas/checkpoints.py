@@ -59,7 +59,7 @@ def packed(state: dict[str, Any], memory: io.BytesIO) -> Iterator[memoryview]:
         memory: is overwritten. Megabytes that were just used cost half of what fresh ones do.
     """
     memory.seek(0)
-    with config.patch("save.compute_crc32", False):
+    with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
         torch.save(state, memory)
     with memory.getbuffer() as whole, whole[: memory.tell()] as content:
         yield content
