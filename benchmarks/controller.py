@@ -32,7 +32,7 @@ from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import rollout
 from pathnas.controllers.tree_lstm import ChildSumWeights
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 
 PAIRS = {10: 15, 64: 7, 256: 3}
 """Episodes of an update, and how many pairs are measured by default."""

@@ -26,8 +26,8 @@ from benchmarks.table import Row
 from pathnas import controllers
 from pathnas.controllers.rollout import rollout
 from pathnas.database import Database
-from pathnas.decisions import Limits
 from pathnas.ledger import Ledger
+from pathnas.limits import Limits
 from pathnas.outcomes import Outcome
 from pathnas.search import Progress, Trial, Update
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pathnas import decisions
 from pathnas.controllers.policy import Controller
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
+from pathnas.limits import Limits
 from pathnas.tree import BASE_OP, Edge, Node, Path
 
 LSTM = tuple[Tensor, Tensor]

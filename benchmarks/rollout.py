@@ -18,7 +18,7 @@ from benchmarks.table import Row
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import rollout
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 
 EPISODES = 1, 10, 64
 NO_STEP = 1e-12

@@ -20,7 +20,7 @@ from pathnas.controllers.ppo import Ppo
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.reinforce import NoLearning, Reinforce
 from pathnas.controllers.rollout import Episode
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 
 
 class Learner(Protocol):
@@ -87,7 +87,7 @@ def make(name: str, actions: Actions, **settings: object) -> Learner:
 
     Args:
         name: a key of :data:`LEARNERS`.
-        actions: the flat table of actions (:attr:`pathnas.decisions.Limits.actions`).
+        actions: the flat table of actions (:attr:`pathnas.limits.Limits.actions`).
         settings: those of the learner and its controller; those that only others have are ignored,
             so that one configuration serves all.
 

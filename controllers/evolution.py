@@ -20,7 +20,8 @@ from pathnas.actions import Actions
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.reinforce import check_rewards, frequencies
 from pathnas.controllers.rollout import Episode, replay, rollout
-from pathnas.decisions import Limits, Question
+from pathnas.decisions import Question
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate
 
 ATTEMPTS = 20

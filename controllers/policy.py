@@ -20,8 +20,9 @@ from pathnas.actions import KINDS, Actions
 from pathnas.controllers.frozen import FrozenPolicy
 from pathnas.controllers.heads import Heads, outputs
 from pathnas.controllers.tree_lstm import TreeLSTM, linear
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
 from pathnas.envs.observation import QUESTIONS, Observed
+from pathnas.limits import Limits
 from pathnas.tree import Node
 
 Observations = Mapping[str, Any]

@@ -19,8 +19,8 @@ from pathnas.actions import Actions
 from pathnas.controllers.baselines import BASELINES, SELF_CRITICAL
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.rollout import Episode, Greedy, distinct, rollout
-from pathnas.decisions import Limits
 from pathnas.envs.observation import Observed
+from pathnas.limits import Limits
 
 MAX_REWARD = 1e30
 """Rewards of a larger magnitude are refused: their squares would overflow."""

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pathnas import decisions
 from pathnas.controllers.policy import Acting, Observations, Policy
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
 from pathnas.envs.observation import Observed
+from pathnas.limits import Limits
 from pathnas.tree import Node
 
 

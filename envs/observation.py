@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pathnas import decisions
 from pathnas import tree as trees
 from pathnas.actions import KINDS, MERGES, Actions
-from pathnas.decisions import Limits, Question, State
+from pathnas.decisions import Question, State
+from pathnas.limits import Limits
 from pathnas.tree import BASE_OP, Edge, Node
 
 Observation = dict[str, Any]

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from pathnas import decisions, drawing
 from pathnas import tree as trees
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
 from pathnas.envs import observation
 from pathnas.envs.observation import Observation
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate, Evaluator, Reward
 from pathnas.surrogate import Surrogate
 

@@ -17,7 +17,7 @@ from sb3_contrib import MaskablePPO
 
 from pathnas import drawing
 from pathnas import tree as trees
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 
 ENV = "pathnas.envs:pathnas/PathLevel-v0"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from pathnas.controllers import Learner
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate, Outcome, Reward
 from pathnas.search import Budget, Progress, Proposal, Trial, Update, check_sound
 

@@ -15,10 +15,10 @@ from pathnas.agreement import Scores
 from pathnas.config import Config
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import rollout
-from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Training, seed_of
 from pathnas.executors import Failure
 from pathnas.jobs import Jobs, trained_of
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate, Metric, Trained
 from pathnas.plan import Plan
 

@@ -13,7 +13,7 @@ from pathnas import cell, decisions, ops
 from pathnas import tree as trees
 from pathnas.actions import MERGES
 from pathnas.cell import Cost
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.specs import CellSpec
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node
 

@@ -18,223 +18,20 @@ first one first, each by these rules; paths begin with the number of the stage.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from pathnas import cell, ops
 from pathnas import tree as trees
-from pathnas.actions import MERGES, SEARCHED_OPS, Actions, Kind
-from pathnas.cell import Cost, Site
-from pathnas.latency import Latencies
-from pathnas.specs import CellSpec, Conv
+from pathnas.actions import Kind
+from pathnas.cell import Cost
+from pathnas.limits import Limits, open_leaves, remember
 from pathnas.transforms import Replace, Transform
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node, Path
 
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-_MEMORY = 100_000
-"""Entries of a memo before it starts anew."""
-
 _MEMORY_OF_STEPS = 20_000
 """Steps of episodes that are remembered before all are forgotten: some 20 MB."""
-
-
-def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
-    if len(memo) >= _MEMORY:
-        memo.clear()
-    memo[key] = value
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a candidate may be.
-
-    Attributes:
-        depth: the most edges on a path.
-        ops: the operations that are searched; ``identity`` must be among them.
-        sites: the cells that will all hold the tree.
-        macs: the most multiply-adds that all cells together may cost for one image; None: any.
-        parameters: the most parameters of all cells together; None: any.
-        nanoseconds: the most that all cells together may take by `latencies`; None: any.
-        latencies: table of the cells.
-        start: the canonical tree that episodes begin with; all candidates grow from it. One of
-            :func:`pathnas.tree.staged` gives each stage of the network a tree of its own: to all
-            sites of as many output positions, the stages in the order of their first sites.
-
-    Raises:
-        ValueError: if the ops lack ``identity`` or are unknown, the tree at the start exceeds
-            `macs`, `parameters` or `nanoseconds`, the depth leaves nothing to grow there, there are
-            not so many stages, or latencies are limited without a table.
-    """
-
-    depth: int = 3
-    ops: tuple[str, ...] = SEARCHED_OPS
-    sites: tuple[Site, ...] = (Site(CellSpec(Conv(16, 16)), 64),)
-    macs: int | None = None
-    parameters: int | None = None
-    start: Node = BASE_TREE
-    nanoseconds: int | None = None
-    latencies: Latencies | None = None
-
-    def __post_init__(self) -> None:
-        for name in self.ops:
-            ops.get(name)
-        if "identity" not in self.ops or len(set(self.ops)) < len(self.ops):
-            raise ValueError(f"ops must be distinct and hold 'identity', got {self.ops}")
-        starts = trees.stages(self.start)
-        missing = {edge.op for one in starts for _, edge in trees.walk(one)}
-        missing -= {BASE_OP, *self.ops}
-        if missing:
-            raise ValueError(
-                f"ops must hold those of the tree to grow from: {sorted(missing)} are missing"
-            )
-        if self.depth < 1 or not self.sites:
-            raise ValueError(f"expected depth >= 1 and sites, got {self.depth=}, {self.sites=}")
-        if len(starts) not in (1, len(cell.by_stage(self.sites))):
-            raise ValueError(
-                f"start: expected a tree for each of {len(cell.by_stage(self.sites))} stages, got "
-                f"{self.start}"
-            )
-        if self.nanoseconds is not None and self.latencies is None:
-            raise ValueError(f"nanoseconds={self.nanoseconds} need a table of latencies, got None")
-        if not self.allows(self.start):
-            least = self.costs(self.start)
-            raise ValueError(
-                f"macs must be at least the base tree's {least.macs:,}, got {self.macs}; "
-                f"parameters at least {least.parameters:,}, got {self.parameters}; nanoseconds at "
-                f"least {least.latency:,}, got {self.nanoseconds}"
-            )
-        if not begin(self).agenda:
-            raise ValueError(
-                f"expected a depth at which {self.start} has a leaf to grow from, got {self.depth}"
-            )
-
-    def __reduce__(self) -> tuple[type[Limits], tuple[Any, ...]]:
-        # What was remembered stays behind: it may be large, and is soon found out again.
-        return Limits, tuple(getattr(self, field.name) for field in fields(self))
-
-    @cached_property
-    def actions(self) -> Actions:
-        """The flat table of actions."""
-        return Actions(self.ops, len(trees.stages(self.start)))
-
-    @cached_property
-    def stages(self) -> tuple[Limits, ...]:
-        """What each stage's tree may be, its cost aside; empty where all cells hold one tree."""
-        if self.start.merge != "stages":
-            return ()
-        parts = zip(trees.stages(self.start), cell.by_stage(self.sites), strict=True)
-        return tuple(
-            Limits(self.depth, self.ops, sites, start=one, latencies=self.latencies)
-            for one, sites in parts
-        )
-
-    @cached_property
-    def positions(self) -> dict[CellSpec, int]:
-        """Output positions of all cells of equal spec together."""
-        found: dict[CellSpec, int] = {}
-        for spec, positions in self.sites:
-            found[spec] = found.get(spec, 0) + positions
-        return found
-
-    @cached_property
-    def max_edges(self) -> int:
-        """Edges of the largest tree."""
-        if self.stages:
-            return sum(1 + stage.max_edges for stage in self.stages)
-        widest = max(n for _, n in MERGES)
-        return sum(widest**level for level in range(1, self.depth + 1))
-
-    @cached_property
-    def _specs(self) -> dict[CellSpec, int]:
-        """How many cells are of each spec."""
-        return dict(Counter(site.spec for site in self.sites))
-
-    @cached_property
-    def _walked(self) -> _Walked:
-        return _Walked(_beginning(self))
-
-    @cached_property
-    def _costs(self) -> dict[Node, Cost]:
-        return {}
-
-    @cached_property
-    def _known_changes(self) -> dict[Hashable, _Changes]:
-        return {}
-
-    @cached_property
-    def _insert_masks(self) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-        """The masks where one may stop or insert, and where one must insert; neither costs."""
-        free = tuple(name in ("stop", "insert") for name in self.actions.names)
-        return free, tuple(name == "insert" for name in self.actions.names)
-
-    def costs(self, tree: Node) -> Cost:
-        """Returns the parameters and multiply-adds of the tree in all cells, for one image.
-
-        Raises:
-            ValueError: if a cell cannot hold the tree.
-        """
-        if self.stages:
-            each_stage = [stage.costs(one) for stage, one in self._apart(tree)]
-            return Cost(*map(sum, zip(*each_stage, strict=True)))
-        if tree not in self._costs:
-            each = [
-                (cell.cost(tree, spec), count, self.positions[spec])
-                for spec, count in self._specs.items()
-            ]
-            total = Cost(
-                parameters=sum(one.parameters * count for one, count, _ in each),
-                macs=sum(one.macs * positions for one, _, positions in each),
-                latency=self.latencies.of(tree, self.sites) if self.latencies else 0,
-            )
-            _remember(self._costs, tree, total)
-        return self._costs[tree]
-
-    def _apart(self, tree: Node) -> Iterator[tuple[Limits, Node]]:
-        """Yields the limits and the tree of each stage; one tree may stand in all of them."""
-        return zip(self.stages, trees.stages(tree, len(self.stages)), strict=True)
-
-    def cost(self, tree: Node) -> int:
-        """Returns the multiply-adds alone of :meth:`costs`."""
-        return self.costs(tree).macs
-
-    def size(self, tree: Node) -> int:
-        """Returns the parameters alone of :meth:`costs`."""
-        return self.costs(tree).parameters
-
-    def holds(self, tree: Node) -> bool:
-        """Tells whether every cell can hold the tree, whatever it costs."""
-        if self.stages:
-            return all(stage.holds(one) for stage, one in self._apart(tree))
-        return all(cell.fits(tree, spec) for spec in self.positions)
-
-    def allows(self, tree: Node) -> bool:
-        """Tells whether every cell can hold the tree, within all limits on costs."""
-        if not self.holds(tree):
-            return False
-        return all(one >= 0 for one in self.left(tree))
-
-    @property
-    def limited(self) -> bool:
-        """Whether any cost is limited."""
-        return (self.parameters, self.macs, self.nanoseconds) != (None, None, None)
-
-    def left(self, tree: Node) -> tuple[float, float, float]:
-        """Returns what a tree leaves of parameters, multiply-adds and nanoseconds.
-
-        Negative where it exceeds a limit, infinite where there is none.
-        """
-        if not self.limited:
-            return math.inf, math.inf, math.inf
-        limits = self.parameters, self.macs, self.nanoseconds
-        pairs = zip(limits, self.costs(tree), strict=True)
-        parameters, macs, latency = (math.inf if m is None else m - used for m, used in pairs)
-        return parameters, macs, latency
 
 
 class Question(NamedTuple):
@@ -264,17 +61,31 @@ class State:
         return State, (self.tree, self.agenda)
 
 
-@dataclass
-class _Walked:
-    """Where episodes under some limits have led: each state knows those that follow it.
+class _Memory:
+    """What was found out about episodes under some limits; it is kept with them.
 
     Attributes:
-        beginning: of all episodes.
+        beginning: of all episodes; each state knows those that follow it.
         steps: that are known.
+        changes: of what may be answered, by what matters of its place.
+        insert_masks: where one may stop or insert, and where one must insert; neither costs.
     """
 
-    beginning: State
-    steps: int = 0
+    def __init__(self, limits: Limits) -> None:
+        self.beginning = _beginning(limits)
+        self.steps = 0
+        self.changes: dict[Hashable, _Changes] = {}
+        names = limits.actions.names
+        free = tuple(name in ("stop", "insert") for name in names)
+        self.insert_masks = free, tuple(name == "insert" for name in names)
+
+
+def _memory(limits: Limits) -> _Memory:
+    found: _Memory | None = limits.__dict__.get("_memory")
+    if found is None:
+        found = _Memory(limits)
+        object.__setattr__(limits, "_memory", found)
+    return found
 
 
 class _Known(NamedTuple):
@@ -306,9 +117,10 @@ def begin(limits: Limits) -> State:
     for each of its leaf edges above the depth limit, whether to insert; the last must if no other
     did.
     """
-    if limits._walked.steps > _MEMORY_OF_STEPS:
-        del vars(limits)["_walked"]
-    return limits._walked.beginning
+    memory = _memory(limits)
+    if memory.steps > _MEMORY_OF_STEPS:
+        memory.beginning, memory.steps = _beginning(limits), 0
+    return memory.beginning
 
 
 def _beginning(limits: Limits) -> State:
@@ -321,8 +133,7 @@ def _beginning(limits: Limits) -> State:
         return State(limits.start, tuple(agenda))
     if limits.start == BASE_TREE:
         return State()
-    edges = trees.walk(limits.start)
-    leaves = [path for path, edge in edges if edge.child.is_leaf and len(path) < limits.depth]
+    leaves = open_leaves(limits.start, limits.depth)
     return State(limits.start, tuple(Question("insert", path) for path in leaves))
 
 
@@ -341,7 +152,7 @@ def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
     stage = _stage(state, limits)
     question = stage.agenda[0]
     if question.kind == "insert":
-        return limits._insert_masks[_must_insert(stage)]
+        return _memory(limits).insert_masks[_must_insert(stage)]
     changes = _changes(stage.tree, question, stage.limits)
     if not limits.limited:
         return changes.held
@@ -403,7 +214,8 @@ def _changes(tree: Node, question: Question, limits: Limits) -> _Changes:
             above.append((node.allocation, tuple(map(_sharing, node.edges)), index))
         node = node.edges[index].child
     place = question.kind, tuple(above), tuple([edge.op for edge in node.edges])
-    found = limits._known_changes.get(place)
+    known = _memory(limits).changes
+    found = known.get(place)
     if found is None:
         answers = limits.actions.of[question.kind]
         costs = tuple(
@@ -411,7 +223,7 @@ def _changes(tree: Node, question: Question, limits: Limits) -> _Changes:
             for action in range(len(limits.actions))
         )
         found = _Changes(costs, tuple(cost is not None for cost in costs))
-        _remember(limits._known_changes, place, found)
+        remember(known, place, found)
     return found
 
 
@@ -457,7 +269,7 @@ def step(state: State, action: int, limits: Limits) -> State:
     found = known.following.get(action)
     if found is None:
         found = known.following[action] = _step(state, action, limits)
-        limits._walked.steps += 1
+        _memory(limits).steps += 1
     return found
 
 

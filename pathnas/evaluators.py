@@ -23,7 +23,7 @@ from torch import nn
 from pathnas import cell, data, networks, optimizer_state, plugins, training
 from pathnas.config import Distill, Recipe
 from pathnas.data import Normalization
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.networks import stages
 from pathnas.outcomes import Candidate, Outcome, Trained
 from pathnas.plugins import Plugins

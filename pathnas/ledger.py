@@ -24,7 +24,7 @@ from pathnas import tree as trees
 from pathnas.controllers import Learner
 from pathnas.controllers.rollout import replay
 from pathnas.database import Database, RecordError
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.search import Progress, Proposal, Record, Trial, Update
 from pathnas.tree import Node

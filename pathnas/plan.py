@@ -14,9 +14,9 @@ from pathnas import tree as trees
 from pathnas.cell import by_stage
 from pathnas.config import DEEPEST, Config, Recipe, Search
 from pathnas.data import Splits
-from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Setting, Training, seed_of
 from pathnas.latency import Latencies
+from pathnas.limits import Limits
 from pathnas.outcomes import Reward
 from pathnas.plugins import Plugins
 from pathnas.tree import BASE_TREE, Node

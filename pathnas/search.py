@@ -16,7 +16,7 @@ import torch
 
 from pathnas.controllers import Learner
 from pathnas.controllers.rollout import Episode
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate, Outcome, Reward
 
 

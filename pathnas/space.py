@@ -11,7 +11,7 @@ from pathnas.exits import EXIT_USAGE, fail
 
 if TYPE_CHECKING:
     from pathnas.counting import Space
-    from pathnas.decisions import Limits
+    from pathnas.limits import Limits
 
 SAMPLES = 1000
 SEED = 0

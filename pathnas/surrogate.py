@@ -31,7 +31,7 @@ from typing import Literal, NamedTuple
 
 from pathnas import tree as trees
 from pathnas.actions import MERGES
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.tree import BASE_OP, Edge, Merge, Node
 

@@ -10,7 +10,7 @@ import torch
 
 from pathnas import controllers
 from pathnas.asynchronous import AsynchronousSearch
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate, Outcome, Reward
 from pathnas.search import Budget, Progress, Proposal, SearchError, Update
 from pathnas.surrogate import Surrogate

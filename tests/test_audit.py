@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from pathnas import agreement, audit, auditing, config, evaluators, networks, verdict
-from pathnas.decisions import Limits
 from pathnas.evaluators import Trained, Training
+from pathnas.limits import Limits
 from pathnas.plan import Plan
 from tests import stub_run
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pathnas import cell, decisions, transforms
 from pathnas import tree as trees
 from pathnas.cell import Cell, Site
-from pathnas.decisions import Limits, Question, State
+from pathnas.decisions import Question, State
+from pathnas.limits import Limits
 from pathnas.specs import CellSpec, Conv
 from pathnas.transforms import Branch, Insert, Replace
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node

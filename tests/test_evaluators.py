@@ -23,8 +23,8 @@ from pathnas import (
 )
 from pathnas import tree as trees
 from pathnas.config import Distill, Recipe, TrialRecipe
-from pathnas.decisions import Limits
 from pathnas.evaluators import InheritAndTrain, Scoring, Setting, Training
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate
 from pathnas.tree import BASE_TREE, Edge, Node
 from pathnas.treecells import TREES

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from pathnas import config, config_networks, datasets, networks, ops
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))

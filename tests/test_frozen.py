@@ -6,7 +6,7 @@ import torch
 
 from pathnas.controllers.frozen import FrozenPolicy
 from pathnas.controllers.policy import Controller
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from tests.test_tree_lstm import LIMITS, build, encode, walk
 
 

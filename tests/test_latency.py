@@ -13,8 +13,8 @@ from pathnas import config, counting, decisions, evaluators, facts, latency, net
 from pathnas import tree as trees
 from pathnas.cell import Site
 from pathnas.database import RecordError
-from pathnas.decisions import Limits
 from pathnas.latency import Latencies, Row
+from pathnas.limits import Limits
 from pathnas.plan import Plan
 from pathnas.specs import CellSpec, Conv
 from pathnas.tree import BASE_TREE, Edge, Node

@@ -31,6 +31,7 @@ FLOORS = [
     {"layers"},
     {"steps"},
     {"actions"},
+    {"limits"},
     {"decisions", "outcomes", "receipts", "logs", "places"},
     {"grafting"},
     {"networks", "optimizer_state", "surrogate", "training", "testing", "counting"},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pathnas import controllers, decisions
+from pathnas import controllers
 from pathnas import tree as trees
 from pathnas.controllers import Learner
 from pathnas.controllers.evolution import Evolution, mutated
@@ -18,7 +18,7 @@ from pathnas.controllers.ppo import Ppo
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import replay, rollout
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate
 from pathnas.surrogate import worth
 
@@ -130,7 +130,7 @@ def test_a_mutation_takes_one_decision_otherwise(seed: int) -> None:
 
 
 def test_where_nothing_can_be_changed_the_child_is_the_parent() -> None:
-    base = decisions.Limits(depth=1, macs=LIMITS.cost(trees.BASE_TREE))
+    base = Limits(depth=1, macs=LIMITS.cost(trees.BASE_TREE))
     [episode] = rollout(RandomController(), base, 1, torch.Generator())
     generator = torch.Generator().manual_seed(0)
     child = replay(mutated(episode.actions.tolist(), base, generator), base)

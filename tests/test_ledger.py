@@ -13,8 +13,8 @@ import torch
 from pathnas import controllers
 from pathnas.controllers.rollout import rollout
 from pathnas.database import Database, RecordError
-from pathnas.decisions import Limits
 from pathnas.ledger import KEPT_LEARNERS, Ledger, Resumed
+from pathnas.limits import Limits
 from pathnas.outcomes import Outcome, Reward
 from pathnas.search import Budget, Progress, Proposal, Update, search
 from pathnas.surrogate import Surrogate

@@ -10,7 +10,7 @@ from torch import nn
 
 from pathnas import networks, training
 from pathnas.cell import cells, cost
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.networks.plain import ResidualBlock
 from pathnas.transforms import grow, growth
 from pathnas.tree import BASE_TREE, Edge, Node

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pathnas import decisions
 from pathnas import tree as trees
 from pathnas.cell import Site
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
 from pathnas.envs import observation
+from pathnas.limits import Limits
 from pathnas.specs import CellSpec, Conv
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node
 

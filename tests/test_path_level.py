@@ -20,9 +20,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from pathnas import decisions
 from pathnas import tree as trees
 from pathnas.cell import Site
-from pathnas.decisions import Limits
 from pathnas.envs import PATH_LEVEL
 from pathnas.envs.path_level import PathLevelEnv
+from pathnas.limits import Limits
 from pathnas.outcomes import Outcome, Reward
 from pathnas.specs import CellSpec, Conv
 from pathnas.surrogate import Surrogate

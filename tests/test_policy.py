@@ -13,8 +13,9 @@ from pathnas import decisions
 from pathnas.actions import MERGES, Actions
 from pathnas.cell import Site
 from pathnas.controllers.policy import Controller, masked
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
 from pathnas.envs import observation
+from pathnas.limits import Limits
 from pathnas.specs import CellSpec, Conv
 
 LIMITS = Limits()

@@ -6,8 +6,9 @@ import torch
 
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import rollout
-from pathnas.decisions import Limits, State, step
+from pathnas.decisions import State, step
 from pathnas.envs import observation
+from pathnas.limits import Limits
 
 LIMITS = Limits()
 

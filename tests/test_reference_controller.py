@@ -11,8 +11,8 @@ from benchmarks.reference_controller import ReferenceController
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
 from pathnas.controllers.rollout import rollout
-from pathnas.decisions import Limits
 from pathnas.envs.observation import Observed
+from pathnas.limits import Limits
 
 SPACES = {
     "default": Limits(),

@@ -17,7 +17,7 @@ from pathnas.controllers.policy import Controller
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.reinforce import MAX_REWARD, NoLearning, Reinforce
 from pathnas.controllers.rollout import Episode, rollout
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 
 LIMITS = Limits()
 

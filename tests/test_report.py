@@ -17,7 +17,7 @@ from pathnas import tree as trees
 from pathnas.cell import Site
 from pathnas.counting import random_trees
 from pathnas.database import Database
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.report import __main__ as command
 from pathnas.report import charts, pages, views
 from pathnas.report.family import Family

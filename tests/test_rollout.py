@@ -12,8 +12,9 @@ from pathnas import tree as trees
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import distinct, rollout
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
 from pathnas.envs import observation
+from pathnas.limits import Limits
 
 LIMITS = Limits()
 

@@ -38,10 +38,10 @@ from pathnas.board import Board
 from pathnas.controllers.evolution import mutated
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import replay, rollout
-from pathnas.decisions import Limits
 from pathnas.evaluators import Setting, Trained, Training
 from pathnas.export import __main__ as export
 from pathnas.files import digest
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate
 from pathnas.store import RECORD
 from pathnas.transforms import Birth, arrange, grow, growth

@@ -14,9 +14,9 @@ import pytest
 
 from pathnas import config, evaluators, facts, results, rungs
 from pathnas.database import Database
-from pathnas.decisions import Limits
 from pathnas.evaluators import Trained, Training
 from pathnas.ledger import Ledger
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.rungs import Rungs
 from pathnas.search import Record, SearchError, Trial

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pathnas import controllers
-from pathnas.decisions import Limits
+from pathnas.limits import Limits
 from pathnas.outcomes import Outcome, Reward
 from pathnas.search import Budget, Progress, Proposal, Record, SearchError, Update, search
 from pathnas.surrogate import Surrogate

@@ -14,7 +14,8 @@ from pathnas.cell import Site
 from pathnas.controllers.evolution import mutated
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import replay, rollout
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
+from pathnas.limits import Limits
 from pathnas.ops import CellSpec, Conv
 from pathnas.tree import BASE_TREE
 

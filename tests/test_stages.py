@@ -39,11 +39,12 @@ from pathnas.controllers.evolution import mutated
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.random_controller import RandomController
 from pathnas.controllers.rollout import Episode, replay, rollout
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
 from pathnas.envs import observation
 from pathnas.envs.path_level import PathLevelEnv
 from pathnas.evaluators import Training
 from pathnas.export import __main__ as export
+from pathnas.limits import Limits
 from pathnas.networks import stages
 from pathnas.outcomes import Candidate, Trained
 from pathnas.specs import CellSpec, Conv

@@ -15,7 +15,8 @@ from pathnas import cell, decisions, surrogate
 from pathnas import tree as trees
 from pathnas.actions import MERGES
 from pathnas.cell import Site
-from pathnas.decisions import Limits, State
+from pathnas.decisions import State
+from pathnas.limits import Limits
 from pathnas.outcomes import Candidate, Outcome
 from pathnas.specs import CellSpec, Conv
 from pathnas.surrogate import Surrogate

@@ -13,8 +13,9 @@ from pathnas import tree as trees
 from pathnas.actions import Actions
 from pathnas.cell import Site
 from pathnas.controllers.tree_lstm import TreeLSTM
-from pathnas.decisions import Limits, Question, State
+from pathnas.decisions import Question, State
 from pathnas.envs import observation
+from pathnas.limits import Limits
 from pathnas.specs import CellSpec, Conv
 from pathnas.tree import Edge, Node
 
