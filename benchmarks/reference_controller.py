@@ -34,16 +34,16 @@ class Walk:
     """One episode with the graphs of its decisions.
 
     Attributes:
+        state: where it stands.
         actions: that were chosen.
         log_probs: of these, scalars.
         entropies: of the decisions, in nats, scalars.
-        state: where it stands.
     """
 
+    state: State
     actions: list[int] = field(default_factory=list)
     log_probs: list[Tensor] = field(default_factory=list)
     entropies: list[Tensor] = field(default_factory=list)
-    state: State = field(default_factory=State)
 
 
 class ReferenceController:
@@ -80,7 +80,7 @@ class ReferenceController:
                 (-(advantage * log_prob + entropy * spread) / len(walks)).backward()
 
     def _walk(self, choose: Callable[[Tensor, int], int]) -> Walk:
-        walk = Walk()
+        walk = Walk(decisions.begin(self.limits))
         while not walk.state.done:
             log_probs = self.log_probs(walk.state)
             action = choose(log_probs.detach(), len(walk.actions))

@@ -29,6 +29,10 @@ UP, DOWN = range(2)
 EDGE, ADD_NODE, CONCAT_NODE = range(3)
 
 
+Questions = tuple[decisions.Question, ...]
+"""The next question alone, or none."""
+
+
 class Kind(NamedTuple):
     """A kind of step, with weights of its own: the direction and the place."""
 
@@ -88,7 +92,7 @@ class Forest:
         self._nodes: dict[tuple[int, ...], int] = {}
         self._states: list[_State] = [_State((UP, 0, EDGE), NO_OP, ())]
         self._after: dict[Edge, int] = {}  # bottom-up states after edges
-        self._seen: dict[decisions.State, tuple[int, int]] = {}
+        self._seen: dict[tuple[Node, Questions], tuple[int, int]] = {}
 
     def __reduce__(self) -> tuple[type[Forest], tuple[Actions, int, int]]:
         # What was seen stays behind: it may be large, and is soon seen again.
@@ -109,15 +113,21 @@ class Forest:
         Raises:
             ValueError: if a node has too many branches.
         """
-        found = [self._seen.get(one) or self._read(one) for one in observed]
+        found = []
+        for one in observed:
+            key = one.tree, one.agenda[:1]
+            pair = self._seen.get(key)
+            if pair is None:
+                pair = self._seen[key] = self._read(*key)
+            found.append(pair)
         groups = self._groups([number for pair in found for number in pair], places)
         up, down = ([places[number] for number in half] for half in zip(*found, strict=True))
         return Planting(groups, np.array(up), np.array(down))
 
-    def _read(self, observed: decisions.State) -> tuple[int, int]:
+    def _read(self, tree: Node, asked: Questions) -> tuple[int, int]:
         """Returns the numbers of the states of what is asked about, bottom-up and top-down."""
-        kind, path = observed.agenda[0] if observed.agenda else ("done", ())
-        node, down, op = observed.tree, ZERO, NO_OP
+        kind, path = asked[0] if asked else ("done", ())
+        node, down, op = tree, ZERO, NO_OP
         for index in path:
             # The slot of the child that leads to what is asked about is left zero.
             branches = [
@@ -129,7 +139,6 @@ class Forest:
         up = self._below(node)
         if path and kind != "merge":
             up = self._edge(UP, op, up)
-        self._seen[observed] = up, down
         return up, down
 
     def _up(self, edge: Edge) -> int:

@@ -178,8 +178,11 @@ def _merge_logits(scores: Array, number: Array, allowed: NDArray[np.bool_]) -> t
     given = allowed[:, 1:].astype(number.dtype)  # 1 where a name has one entry
     for places in _ENTRIES:
         if len(places) > 1:
-            given[:, places] = softmax(number[:, places], allowed[:, 1:][:, places])
-    logits[:, 1:] += np.log(np.maximum(given, np.finfo(given.dtype).tiny))
+            own = number[:, places]
+            weights, highest = _exponentials(own, allowed[:, 1:][:, places])
+            total = _total(weights)
+            given[:, places] = weights / total
+            logits[:, [1 + place for place in places]] += own - highest - np.log(total)
     return logits, given
 
 
@@ -195,7 +198,20 @@ def _merge_gradients(dlogits: Array, given: Array) -> tuple[Array, Array]:
 
 def softmax(logits: Array, allowed: NDArray[np.bool_]) -> Array:
     """Returns probabilities of the allowed entries, 0 elsewhere; of a row without any all 0."""
+    weights, _ = _exponentials(logits, allowed)
+    weights /= _total(weights)
+    return weights
+
+
+def _exponentials(logits: Array, allowed: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Returns e^(logit - highest) of the allowed entries, 0 elsewhere; and the highest `[M, 1]`."""
     logits = np.where(allowed, logits, -np.inf)
     highest = logits.max(axis=1, keepdims=True)
-    weights = np.exp(logits - np.where(highest > -np.inf, highest, 0))
-    return weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(weights.dtype).tiny)
+    highest = np.where(highest > -np.inf, highest, 0)
+    return np.exp(logits - highest), highest
+
+
+def _total(weights: Array) -> Array:
+    """Returns the sums of rows `[M, 1]`, above 0 where nothing is allowed too."""
+    total: Array = np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(weights.dtype).tiny)
+    return total

@@ -119,13 +119,17 @@ class Reinforce:
 
         Raises:
             ValueError: if there is no episode, not one reward for each, a reward is not finite or
-                too large, or a stored action is one that its mask forbids. Nothing has changed.
+                too large, the episodes are not under the same limits, or a stored action is one
+                that its mask forbids. Nothing has changed.
         """
         checked = check_rewards(rewards, len(episodes))
         actions = np.concatenate([episode.actions for episode in episodes])
         # What several episodes saw alike is read once.
+        limits = episodes[0].observations.limits
+        if any(one.observations.limits != limits for one in episodes):
+            raise ValueError("expected episodes under the same limits, got several")
         states, rows = distinct([state for one in episodes for state in one.observations.states])
-        seen = Observed(states, episodes[0].observations.limits)
+        seen = Observed(states, limits)
         chosen, places = torch.from_numpy(actions), torch.tensor(rows)
         used, kept = BASELINES[self.baseline](self.value, checked, self.decay)
         advantages = checked - used

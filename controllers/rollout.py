@@ -89,7 +89,7 @@ def rollout(
         for index, action in zip(active, _sample(probabilities, generator), strict=True):
             seen[index].append(reached[index])
             chosen[index].append(action)
-            reached[index] = decisions.step(reached[index], action, limits)
+            reached[index] = decisions.follow(reached[index], action, limits)
         active = [index for index in active if not reached[index].done]
     return [
         Episode(Observed(states, limits), np.array(actions, dtype=np.int64), end.tree)
@@ -120,7 +120,7 @@ def replay(actions: Sequence[int], limits: Limits) -> Episode:
     """
     states = [decisions.begin(limits)]
     for action in actions:
-        states.append(decisions.step(states[-1], action, limits))
+        states.append(decisions.follow(states[-1], action, limits))
     *seen, end = states
     if not end.done:
         raise ValueError(f"expected the actions of a whole episode, got {list(actions)}")

@@ -158,9 +158,14 @@ def decode(observations: Mapping[str, Any], actions: Actions) -> Sequence[State]
         actions: the flat table of actions.
 
     Raises:
-        ValueError: if the arrays show no tree.
+        ValueError: if the arrays show no tree, or are under limits of other operations.
     """
     if isinstance(observations, Observed):
+        if op_codes(observations.limits.actions) != op_codes(actions):
+            raise ValueError(
+                f"expected observations of {list(op_codes(actions))}, got those of "
+                f"{list(op_codes(observations.limits.actions))}"
+            )
         return observations.states
     names = {code: name for name, code in op_codes(actions).items()}
     arrays = (np.asarray(observations[name]).tolist() for name in (*_ROWS, "question", "focus"))
@@ -179,6 +184,11 @@ def _decoded(columns: list[list[int]], question: int, focus: int, names: dict[in
             if not 0 <= parent[row] < row:
                 raise ValueError(f"row {row} must come after its parent, got {parent[row]}")
             below[parent[row]].insert(0, Edge(names[op[row]], _node(node[row], below[row])))
+        counts = [0] * rows
+        for row in range(1, rows):
+            if position[row] != counts[parent[row]]:
+                raise ValueError(f"row {row} must stand after its siblings, got {position=}")
+            counts[parent[row]] += 1
         tree = _node(node[0], below[0])
         kind = _KINDS.get(question)
         if question not in _QUESTION_CODES.values():

@@ -47,6 +47,10 @@ class Actions:
         }
         self._transforms: dict[tuple[int, Path], Transform | None] = {}
 
+    def __reduce__(self) -> tuple[type[Actions], tuple[tuple[str, ...], int]]:
+        # The transforms that were made stay behind.
+        return Actions, (self.ops, self.stages)
+
     def __len__(self) -> int:
         return len(self.names)
 

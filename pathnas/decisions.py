@@ -31,7 +31,7 @@ from pathnas.transforms import Replace, Transform
 from pathnas.tree import BASE_OP, BASE_TREE, Edge, Node, Path
 
 _MEMORY_OF_STEPS = 20_000
-"""Steps of episodes that are remembered before all are forgotten: some 20 MB."""
+"""Steps that are followed before episodes begin with a state that knows none; some 30 MB."""
 
 
 class Question(NamedTuple):
@@ -65,8 +65,8 @@ class _Memory:
     """What was found out about episodes under some limits; it is kept with them.
 
     Attributes:
-        beginning: of all episodes; each state knows those that follow it.
-        steps: that are known.
+        beginning: of all episodes; each state knows those that were followed from it.
+        steps: that are known so.
         changes: of what may be answered, by what matters of its place.
         insert_masks: where one may stop or insert, and where one must insert; neither costs.
     """
@@ -94,7 +94,7 @@ class _Known(NamedTuple):
     Attributes:
         limits: under which it holds.
         mask: of the actions.
-        following: by action, the state that it leads to.
+        following: by action, the state that :func:`follow` was led to.
     """
 
     limits: Limits
@@ -111,7 +111,7 @@ def _known(state: State, limits: Limits) -> _Known:
 
 
 def begin(limits: Limits) -> State:
-    """Returns the state that episodes begin with; it remembers where they led.
+    """Returns the state that episodes begin with.
 
     At the base tree the first question is how its branch is merged. A tree that has grown is asked,
     for each of its leaf edges above the depth limit, whether to insert; the last must if no other
@@ -265,15 +265,6 @@ def step(state: State, action: int, limits: Limits) -> State:
         ValueError: if the episode is done, or the action does not answer the question or exceeds
             the limits.
     """
-    known = _known(state, limits)
-    found = known.following.get(action)
-    if found is None:
-        found = known.following[action] = _step(state, action, limits)
-        _memory(limits).steps += 1
-    return found
-
-
-def _step(state: State, action: int, limits: Limits) -> State:
     if state.done:
         raise ValueError("expected an episode that is not done, got another action")
     asked, *rest = state.agenda
@@ -287,6 +278,23 @@ def _step(state: State, action: int, limits: Limits) -> State:
     if stage.path:
         follow_up = [Question(kind, stage.path + path) for kind, path in follow_up]
     return State(trees.with_node(state.tree, stage.path, tree), (*follow_up, *rest))
+
+
+def follow(state: State, action: int, limits: Limits) -> State:
+    """Returns what :func:`step` does, the same object for the same state again.
+
+    For who goes the same ways many times: what is remembered takes memory until there is so much of
+    it that :func:`begin` begins anew.
+
+    Raises:
+        ValueError: see :func:`step`.
+    """
+    known = _known(state, limits)
+    found = known.following.get(action)
+    if found is None:
+        found = known.following[action] = step(state, action, limits)
+        _memory(limits).steps += 1
+    return found
 
 
 def _follow_up(

@@ -214,18 +214,22 @@ def with_edge(tree: Node, path: Path, edge: Edge) -> Node:
     """Returns the tree with another edge at a path that exists."""
     edge_at(tree, path)
     above, index = path[:-1], path[-1]
-    return with_node(tree, above, _with_branch(node_at(tree, above), index, edge))
+    return _with_node(tree, above, _with_branch(node_at(tree, above), index, edge))
 
 
 def with_node(tree: Node, path: Path, node: Node) -> Node:
     """Returns the tree with another node at a path that exists; ``()`` gives the node itself."""
+    if path:
+        edge_at(tree, path)  # raises if there is none
+    return _with_node(tree, path, node)
+
+
+def _with_node(tree: Node, path: Path, node: Node) -> Node:
     if not path:
         return node
     index = path[0]
-    if not 0 <= index < len(tree.edges):
-        edge_at(tree, path)  # raises
     old = tree.edges[index]
-    return _with_branch(tree, index, Edge(old.op, with_node(old.child, path[1:], node)))
+    return _with_branch(tree, index, Edge(old.op, _with_node(old.child, path[1:], node)))
 
 
 def _with_branch(node: Node, index: int, edge: Edge) -> Node:

@@ -395,11 +395,11 @@ def walked(limits, seed):
     while not states[-1].done:
         mask = decisions.mask(states[-1], limits)
         action = choose.choice([action for action, legal in enumerate(mask) if legal])
-        states.append(decisions.step(states[-1], action, limits))
+        states.append(decisions.follow(states[-1], action, limits))
     return states
 
 
-def test_equal_steps_lead_to_the_same_object_until_all_are_forgotten(monkeypatch):
+def test_what_is_followed_again_is_the_same_object_until_it_is_forgotten(monkeypatch):
     limits = Limits()
     first, again = walked(limits, 1), walked(limits, 1)
     assert all(one is other for one, other in zip(first, again, strict=True))
@@ -408,3 +408,18 @@ def test_equal_steps_lead_to_the_same_object_until_all_are_forgotten(monkeypatch
         assert walked(limits, seed) == walked(Limits(), seed)
     fresh = walked(limits, 1)
     assert fresh == first and not any(one is old for one, old in zip(fresh, first, strict=True))
+
+
+def test_steps_are_not_remembered():
+    state = decisions.begin(Limits())
+    assert decisions.step(state, 1, DEFAULT) is not decisions.step(state, 1, DEFAULT)
+    assert decisions.follow(state, 1, DEFAULT) == decisions.step(state, 1, DEFAULT)
+    with pytest.raises(ValueError, match="the mask forbids action 12"):
+        decisions.follow(state, 12, DEFAULT)
+
+
+def test_a_table_of_actions_leaves_behind_what_it_made():
+    actions = Limits().actions
+    fresh = pickle.dumps(actions)
+    assert actions.transform(1, (0,)) == Branch((0,), "add", 2)
+    assert pickle.dumps(actions) == fresh and pickle.loads(fresh).names == actions.names

@@ -153,6 +153,11 @@ def test_equal_rows_with_other_parents_are_other_trees():
     assert observation.decode(one, actions) + observation.decode(two, actions) == [left, right]
 
 
+def test_observations_under_other_operations_are_refused():
+    with pytest.raises(ValueError, match=r"expected observations of .*sep_conv5x5.* got those of"):
+        observation.decode(observation.Observed([State()], SMALL), Limits().actions)
+
+
 @pytest.mark.parametrize(
     ("name", "row", "value"),
     [
@@ -161,6 +166,7 @@ def test_equal_rows_with_other_parents_are_other_trees():
         ("node", 1, observation.ADD),  # without branches
         ("parent", 1, 1),  # its own
         ("parent", 1, -1),
+        ("position", 1, 1),  # without a sibling at 0
         ("focus", None, 7),  # beyond the tree
         ("question", None, 9),
     ],

@@ -234,3 +234,27 @@ def test_a_whole_tree_is_encoded_by_itself_and_by_the_weights():
     same = {tree: row for tree, row in zip(others, found, strict=True)}
     assert len({tuple(row.tolist()) for row in same.values()}) == len(same) > 1
     assert not torch.equal(small(seed=1).encode(others, LIMITS), found)
+
+
+@pytest.mark.parametrize(
+    "name", ["heads.merge.2.weight", "heads.op.0.bias", "tree_lstm.up_edge.weight_hh"]
+)
+def test_weights_that_change_before_their_gradient_is_taken_are_an_error(name):
+    controller = small()
+    log_probs = controller(encode(states_of(0))).logits
+    with torch.no_grad():
+        dict(controller.named_parameters())[name].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        log_probs[log_probs.isfinite()].sum().backward()
+
+
+def test_an_unlikely_number_of_branches_keeps_its_log_probability():
+    controller = small()
+    with torch.no_grad():
+        controller.heads["number"][-1].bias[0] += 200.0
+    seen = encode([State()])
+    expected = by_hand(controller, State(), LIMITS)
+    logits = controller(seen).logits[0]
+    for action, log_prob in expected.items():
+        torch.testing.assert_close(logits[action], log_prob, rtol=1e-5, atol=1e-4)
+    assert logits.detach()[:4].min() < -190

@@ -68,3 +68,13 @@ def test_the_benchmark_measures_pairs() -> None:
     row = benchmark.measure(2, 1)
     assert all(value > 0 for value in row.values())
     assert row["ratio"] == pytest.approx(row["reference"] / row["controller"])
+
+
+def test_the_floor_counts_the_tree_lstm_and_the_heads() -> None:
+    controller = Controller()
+    batch = rollout(controller, Limits(), 10, torch.Generator().manual_seed(0))
+    distinct = {state for episode in batch for state in episode.observations.states}
+    decisions = sum(len(episode.actions) for episode in batch)
+    one_head = sum(weight.numel() for weight in controller.heads["insert"].parameters())
+    of_heads = 6 * one_head * len(distinct) / decisions
+    assert of_heads < benchmark.operations(10) < 3 * of_heads

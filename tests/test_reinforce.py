@@ -243,6 +243,9 @@ def test_faults_are_named_and_change_nothing():
             learner.update(rolled, rewards)
     with pytest.raises(ValueError, match="at least one episode"):
         learner.update([], [])
+    [other] = rollout(learner.controller, Limits(depth=2), 1, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="under the same limits"):
+        learner.update([rolled[0], other], [1.0, 2.0])
     forbidden = Episode(rolled[0].observations, rolled[0].actions.copy(), rolled[0].tree)
     forbidden.actions[0] = 12
     with pytest.raises(ValueError, match="mask forbids"):

@@ -170,3 +170,11 @@ def test_text_that_is_too_deep_or_no_json_is_refused() -> None:
 
 def test_pickle_round_trip() -> None:
     assert pickle.loads(pickle.dumps(example())) == example()
+
+
+def test_a_path_that_leads_nowhere_is_named_whole():
+    for change in (trees.with_node(BASE_TREE, (0,), Node((Edge("identity"),))), BASE_TREE):
+        with pytest.raises(
+            ValueError, match=r"path \(0, 5\) leads nowhere: the node at \(0,\) has"
+        ):
+            trees.with_node(change, (0, 5), Node())
