@@ -344,6 +344,7 @@ def test_a_real_search_is_halved_the_same_in_other_processes(tmp_path: Path) -> 
         runs = tmp_path / kind
         own = [*tiny, "search.trials=3", "search.control=false", f"workers.kind={kind}"]
         halving = ["search.halving={factor: 2}", "search.trial.epochs=2"]
+        halving.append("search.trial.average_fraction=0.5")
         settings = config.load(stub_run.SMOKE, [f"runs={runs}", *own, *halving])
         stub_run.whole_run.run(settings)
         rows = results.trials(runs / "smoke")
