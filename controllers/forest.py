@@ -1,30 +1,32 @@
 """Which states a tree-LSTM must compute for a batch of observations, each of them once.
 
-Pure structure, no weights. A *state* is what one step of the tree-LSTM yields; it is known by its
-step and by the states it starts from, so equal subtrees of a batch, wherever they stand, are one
-state. States of one kind and level are a :class:`Group`, which is computed in one matrix product.
+Pure structure, no weights. A *state* here is what one step of the tree-LSTM yields; it is known by
+its step and by the states it starts from, so equal subtrees of a batch, wherever they stand, are
+one state. States of one kind and level are a :class:`Group`, which is computed in one matrix
+product.
 Only what the questions need is listed: what stands at the focus and beside the path from the root
 to it (bottom-up), and that path (top-down).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathnas.envs.observation import ADD, LEAF, NO_OP, QUESTIONS, SINGLE, STAGES
+from pathnas import decisions
+from pathnas.actions import Actions
+from pathnas.envs.observation import NO_OP, node_type, op_codes
+from pathnas.tree import Edge, Node
 
 ZERO = 0
 """The state that is all zeros: below a leaf, in an absent position, above the root."""
 
 UP, DOWN = range(2)
 EDGE, ADD_NODE, CONCAT_NODE = range(3)
-
-_MERGE = QUESTIONS.index("merge")
 
 
 class Kind(NamedTuple):
@@ -67,93 +69,81 @@ class Planting:
 
 
 class Forest:
-    """Which states observations stand for; state 0 is :data:`ZERO`.
+    """Which states what is observed stands for; state 0 is :data:`ZERO`.
 
     What was seen once is known again, so a forest that lives through sampling and the update is
     asked for everything once. Neither the groups nor their order depend on what it knows.
 
     Args:
-        adds: the most branches of a node that adds.
+        actions: the flat table of actions.
+        adds: the most branches of a node that adds, or stages.
         concats: the most branches of a node that concatenates.
     """
 
-    def __init__(self, adds: int, concats: int) -> None:
+    def __init__(self, actions: Actions, adds: int, concats: int) -> None:
         self.positions = {ADD_NODE: adds, CONCAT_NODE: concats}
+        self._actions = actions
+        self._ops = op_codes(actions)
         self._edges: dict[tuple[int, int, int], int] = {}  # numbers of states, by their steps
         self._nodes: dict[tuple[int, ...], int] = {}
         self._states: list[_State] = [_State((UP, 0, EDGE), NO_OP, ())]
-        self._seen: dict[tuple[int, int, bytes], tuple[int, int]] = {}
+        self._after: dict[Edge, int] = {}  # bottom-up states after edges
+        self._seen: dict[decisions.State, tuple[int, int]] = {}
 
-    def __reduce__(self) -> tuple[type[Forest], tuple[int, int]]:
+    def __reduce__(self) -> tuple[type[Forest], tuple[Actions, int, int]]:
         # What was seen stays behind: it may be large, and is soon seen again.
-        return Forest, (self.positions[ADD_NODE], self.positions[CONCAT_NODE])
+        return Forest, (self._actions, self.positions[ADD_NODE], self.positions[CONCAT_NODE])
 
     def __len__(self) -> int:
-        """Returns how many states and observations are known."""
-        return len(self._states) + len(self._seen)
+        """Returns how much is known."""
+        return len(self._states) + len(self._after) + len(self._seen)
 
-    def plant(self, observations: Mapping[str, Any], places: dict[int, int]) -> Planting:
-        """Returns the states that stacked observations need.
+    def plant(self, observed: Sequence[decisions.State], places: dict[int, int]) -> Planting:
+        """Returns the states that trees and the questions about them need.
 
         Args:
-            observations: the arrays of :func:`pathnas.envs.observation.encode`, `[B, ...]`.
+            observed: `B` states of the decision process.
             places: where the caller keeps the states that it has, by their numbers here, from
                 `{ZERO: 0}` on; the new ones are added.
 
         Raises:
             ValueError: if a node has too many branches.
         """
-        found = self._find(observations)
+        found = [self._seen.get(one) or self._read(one) for one in observed]
         groups = self._groups([number for pair in found for number in pair], places)
         up, down = ([places[number] for number in half] for half in zip(*found, strict=True))
         return Planting(groups, np.array(up), np.array(down))
 
-    def _find(self, observations: Mapping[str, Any]) -> list[tuple[int, int]]:
-        """Returns the numbers of each observation's states, bottom-up and top-down."""
-        # Padding is left out: the largest tree of deep limits has many thousand rows.
-        used = np.count_nonzero(observations["node"], axis=1)
-        columns = [observations[name][:, : used.max()] for name in ("op", "node", "parent")]
-        trees = np.stack(columns, axis=1).astype(np.int32)
-        asked = (observations[name].tolist() for name in ("question", "focus"))
-        found = []
-        for question, focus, rows, tree in zip(*asked, used.tolist(), trees, strict=True):
-            tree = tree[:, :rows]
-            key = question, focus, tree.tobytes()
-            pair = self._seen.get(key)
-            if pair is None:
-                pair = self._seen[key] = self._read(question, focus, *tree.tolist())
-            found.append(pair)
-        return found
-
-    def _read(
-        self, question: int, focus: int, op: list[int], node: list[int], parent: list[int]
-    ) -> tuple[int, int]:
-        path = _path(parent, focus)
-        branches = self._branches(op, node, parent, path)
-        up = self._node(UP, node[focus], branches[focus])
-        if path and question != _MERGE:
-            up = self._edge(UP, op[focus], up)
-        down = ZERO
-        for row in path:
-            down = self._node(DOWN, node[parent[row]], branches[parent[row]], down)
-            down = self._edge(DOWN, op[row], down)
+    def _read(self, observed: decisions.State) -> tuple[int, int]:
+        """Returns the numbers of the states of what is asked about, bottom-up and top-down."""
+        kind, path = observed.agenda[0] if observed.agenda else ("done", ())
+        node, down, op = observed.tree, ZERO, NO_OP
+        for index in path:
+            # The slot of the child that leads to what is asked about is left zero.
+            branches = [
+                ZERO if place == index else self._up(edge) for place, edge in enumerate(node.edges)
+            ]
+            op = self._ops[node.edges[index].op]
+            down = self._edge(DOWN, op, self._node(DOWN, node, branches, down))
+            node = node.edges[index].child
+        up = self._below(node)
+        if path and kind != "merge":
+            up = self._edge(UP, op, up)
+        self._seen[observed] = up, down
         return up, down
 
-    def _branches(
-        self, op: list[int], node: list[int], parent: list[int], path: list[int]
-    ) -> list[list[int]]:
-        """Returns for each row the bottom-up states after its branches.
+    def _up(self, edge: Edge) -> int:
+        """Returns the bottom-up state after an edge."""
+        number = self._after.get(edge)
+        if number is None:
+            number = self._after[edge] = self._edge(UP, self._ops[edge.op], self._below(edge.child))
+        return number
 
-        On the path the slot of the child that leads to the focus is left zero.
-        """
-        branches: list[list[int]] = [[] for _ in op]
-        for row in range(len(op) - 1, 0, -1):  # children come after their parents
-            state = ZERO
-            if row not in path:
-                below = branches[row]
-                state = self._edge(UP, op[row], self._node(UP, node[row], below) if below else ZERO)
-            branches[parent[row]].insert(0, state)
-        return branches
+    def _below(self, node: Node) -> int:
+        """Returns the bottom-up state of a node, before the edge above it."""
+        if node.is_leaf:
+            return ZERO
+        return self._node(UP, node, [self._up(edge) for edge in node.edges])
 
     def _edge(self, direction: int, op: int, source: int) -> int:
         step = direction, op, source
@@ -163,15 +153,14 @@ class Forest:
             number = self._edges[step] = self._add((direction, level, EDGE), op, (source,))
         return number
 
-    def _node(self, direction: int, kind: int, branches: list[int], parent: int = ZERO) -> int:
-        if kind == LEAF:
-            return ZERO
-        if kind == SINGLE:
+    def _node(self, direction: int, node: Node, branches: list[int], parent: int = ZERO) -> int:
+        if node.merge is None:
             return branches[0] if direction == UP else parent
+        kind = node_type(node)
         step = direction, kind, parent, *branches
         number = self._nodes.get(step)
         if number is None:
-            place = ADD_NODE if kind in (ADD, STAGES) else CONCAT_NODE
+            place = CONCAT_NODE if node.merge == "concat" else ADD_NODE
             absent = self.positions[place] - len(branches)
             if absent < 0:
                 raise ValueError(
@@ -225,12 +214,3 @@ class _State(NamedTuple):
     step: tuple[int, int, int]
     input: int
     sources: tuple[int, ...]
-
-
-def _path(parent: list[int], row: int) -> list[int]:
-    """Returns the rows from the root to a row, without the root, which is row 0."""
-    path = []
-    while row:
-        path.append(row)
-        row = parent[row]
-    return path[::-1]

@@ -13,17 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributions import Categorical
 
-from pathnas.actions import KINDS, MERGES, Actions
+from pathnas.actions import KINDS, Actions
 from pathnas.controllers.frozen import FrozenPolicy
+from pathnas.controllers.heads import Heads, outputs
 from pathnas.controllers.tree_lstm import TreeLSTM, linear
 from pathnas.decisions import Limits, State
-from pathnas.envs.observation import QUESTIONS, encode_all, sizes
+from pathnas.envs.observation import QUESTIONS, Observed
 from pathnas.tree import Node
 
 Observations = Mapping[str, Any]
-"""The arrays of :func:`pathnas.envs.observation.encode` for a batch, stacked: `[B, ...]`."""
+"""The arrays of :func:`pathnas.envs.observation.encode` for a batch, stacked: `[B, ...]`; best as
+:class:`pathnas.envs.observation.Observed`, which spares writing and reading them."""
 
 Policy = Callable[[Observations], NDArray[np.floating[Any]]]
 """From a batch of observations to the probabilities of the flat table of actions, `[B, A]`."""
@@ -94,9 +97,9 @@ def allowed_actions(observations: Observations, actions: Actions) -> NDArray[np.
 class Controller(nn.Module):
     """The paper's controller: a tree-LSTM and one head for each kind of decision.
 
-    A merge is decided first (keep, add, concat), then the number of branches by a head of its own:
-    ``log p(add2) = log p(add) + log p(2 | add)``, and the entropy is that of the joint. When the
-    episode is done and nothing is asked, the distribution is uniform over what the mask allows.
+    The number of a merge's branches is decided by a head of its own (see
+    :mod:`pathnas.controllers.heads`), and the entropy is that of the joint. When the episode is
+    done and nothing is asked, the distribution is uniform over what the mask allows.
 
     Args:
         actions: the flat table of actions.
@@ -118,19 +121,12 @@ class Controller(nn.Module):
         super().__init__()
         self.actions = actions or Actions()
         generator = torch.Generator().manual_seed(seed)
-        adds, concats = (max(n for merge, n in MERGES if merge == m) for m in ("add", "concat"))
-        ops, nodes, branches = sizes(self.actions)
-        adds = max(adds, branches)
-        self.tree_lstm = TreeLSTM(ops, adds, concats, embedding, hidden, generator, nodes=nodes)
-        self.merges = tuple(dict.fromkeys(merge for merge, _ in MERGES))
-        outputs = {
-            "merge": 1 + len(self.merges),
-            "number": len(MERGES),
-            "insert": len(self.actions.of["insert"]),
-            "op": len(self.actions.of["op"]),
-        }
+        self.tree_lstm = TreeLSTM(self.actions, embedding, hidden, generator)
         self.heads = nn.ModuleDict(
-            {kind: _head(2 * hidden, head, n, generator) for kind, n in outputs.items()}
+            {
+                kind: _head(2 * hidden, head, n, generator)
+                for kind, n in outputs(self.actions).items()
+            }
         )
         self._answers = _answers(self.actions)
 
@@ -154,22 +150,11 @@ class Controller(nn.Module):
             ValueError: if a row's mask allows no answer to its question, the mask is not as wide
                 as the table of actions, or a node has more branches than any merge makes.
         """
-        question = torch.from_numpy(observations["question"])
-        allowed = torch.from_numpy(self._allowed(observations))
+        allowed = self._allowed(observations)
         features = self.tree_lstm(observations)
-        logits = features.new_zeros(allowed.shape)
-        for kind in KINDS:
-            rows = (question == QUESTIONS.index(kind)).nonzero().flatten()
-            if not len(rows):
-                continue
-            asked, answers = features.index_select(0, rows), self.actions.of[kind]
-            if kind == "merge":
-                scores = self._merge_logits(asked, allowed[rows, answers.start : answers.stop])
-            else:
-                scores = self.heads[kind](asked)
-            margins = answers.start, len(self.actions) - answers.stop
-            logits = logits.index_copy(0, rows, nn.functional.pad(scores, margins))
-        return masked(logits, allowed)
+        asked = Heads(self.heads, self.actions), observations["question"], allowed
+        logits: Tensor = _Answer.apply(features, asked, *self.heads.parameters())
+        return masked(logits, torch.from_numpy(allowed))
 
     def _allowed(self, observations: Observations) -> NDArray[np.bool_]:
         """Returns what answers the question and is allowed, `[B, A]`; something in every row."""
@@ -186,20 +171,36 @@ class Controller(nn.Module):
             trees: at least one.
             limits: under which they may stand.
         """
-        observations = encode_all([State(tree, ()) for tree in trees], limits)
+        observations = Observed([State(tree, ()) for tree in trees], limits)
         features: Tensor = self.tree_lstm(observations)
         return features[:, : self.tree_lstm.hidden]
 
-    def _merge_logits(self, features: Tensor, allowed: Tensor) -> Tensor:
-        """Returns the logits of keep and of each entry of ``MERGES``, `[M, 1 + merges]`."""
-        merge = self.heads["merge"](features)
-        number = self.heads["number"](features)
-        columns = [merge[:, 0]]
-        for index, kind in enumerate(self.merges, start=1):
-            entries = [place for place, (name, _) in enumerate(MERGES) if name == kind]
-            given = _log_softmax(number[:, entries], allowed[:, [1 + e for e in entries]])
-            columns += [merge[:, index] + column for column in given.unbind(dim=1)]
-        return torch.stack(columns, dim=1)
+
+class _Answer(torch.autograd.Function):
+    """What the heads compute, as one operation of torch's graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        asked: tuple[Heads, NDArray[np.int64], NDArray[np.bool_]],
+        *weights: Tensor,
+    ) -> Tensor:
+        ctx.heads, question, allowed = asked
+        logits, ctx.asked = ctx.heads.forward(features.detach().numpy(), question, allowed)
+        ctx.save_for_backward(*weights)
+        return torch.from_numpy(logits)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dlogits: Tensor) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors  # raises if a weight, which the heads share, has changed since
+        dfeatures, of_weights = ctx.heads.backward(ctx.asked, dlogits.numpy())
+        found: list[Tensor | None] = [torch.from_numpy(dfeatures), None]
+        for name in ctx.heads.names:
+            own = of_weights.get(name)
+            found += [None] * 4 if own is None else map(torch.from_numpy, own)
+        return tuple(found)
 
 
 def _answers(actions: Actions) -> NDArray[np.bool_]:
@@ -210,12 +211,6 @@ def _answers(actions: Actions) -> NDArray[np.bool_]:
         row[:] = False
         row[actions.of[kind].start : actions.of[kind].stop] = True
     return table
-
-
-def _log_softmax(logits: Tensor, allowed: Tensor) -> Tensor:
-    """Returns log-probabilities over the allowed entries; finite ones of no meaning elsewhere."""
-    floor = torch.finfo(logits.dtype).min / 4
-    return logits.masked_fill(~allowed, floor).log_softmax(dim=1)
 
 
 def _head(inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> nn.Sequential:

@@ -1,9 +1,8 @@
-"""Reads observations as the tree-LSTM does, and takes the gradient of what was read."""
+"""Reads trees as the tree-LSTM does, and takes the gradient of what was read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,10 +10,11 @@ from numpy.typing import NDArray
 
 from pathnas.controllers.forest import ZERO, Forest, Group, Kind, Planting
 from pathnas.controllers.lstm_steps import Array, Step
+from pathnas.decisions import State
 
 
 class Reader:
-    """Computes each state that observations need once, and remembers it.
+    """Computes each state that trees and questions need once, and remembers it.
 
     Attributes:
         count: of the states that it has, with the one that is all zeros.
@@ -33,13 +33,13 @@ class Reader:
         self._states = np.zeros((2, 1, hidden), dtype)  # h, c; there may be room for more
         self.count = 1
 
-    def __call__(self, observations: Mapping[str, Any]) -> Array:
-        """Maps stacked observations `[B, ...]` to `[B, 2 H]`; see :meth:`.TreeLSTM.forward`.
+    def __call__(self, observed: Sequence[State]) -> Array:
+        """Maps `B` states of the decision process to `[B, 2 H]`; see :meth:`.TreeLSTM.forward`.
 
         Raises:
             ValueError: if a node has too many branches.
         """
-        planting = self._forest.plant(observations, self._places)
+        planting = self._forest.plant(observed, self._places)
         for group in planting.groups:
             self._compute(group)
         return self._features(planting)
@@ -65,9 +65,9 @@ class Reader:
 class LearningReader(Reader):
     """A reader that is called once, and keeps what the gradient needs."""
 
-    def __call__(self, observations: Mapping[str, Any]) -> Array:
+    def __call__(self, observed: Sequence[State]) -> Array:
         """See :meth:`Reader.__call__`."""
-        self._planting = self._forest.plant(observations, self._places)
+        self._planting = self._forest.plant(observed, self._places)
         self._gates = [self._compute(group) for group in self._planting.groups]
         return self._features(self._planting)
 

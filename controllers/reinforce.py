@@ -18,8 +18,9 @@ from torch import Tensor
 from pathnas.actions import Actions
 from pathnas.controllers.baselines import BASELINES, SELF_CRITICAL
 from pathnas.controllers.policy import Controller
-from pathnas.controllers.rollout import Episode, Greedy, concatenate, distinct, rollout
+from pathnas.controllers.rollout import Episode, Greedy, distinct, rollout
 from pathnas.decisions import Limits
+from pathnas.envs.observation import Observed
 
 MAX_REWARD = 1e30
 """Rewards of a larger magnitude are refused: their squares would overflow."""
@@ -123,8 +124,9 @@ class Reinforce:
         checked = check_rewards(rewards, len(episodes))
         actions = np.concatenate([episode.actions for episode in episodes])
         # What several episodes saw alike is read once.
-        seen, rows = distinct(concatenate([episode.observations for episode in episodes]))
-        chosen, places = torch.from_numpy(actions), torch.from_numpy(rows)
+        states, rows = distinct([state for one in episodes for state in one.observations.states])
+        seen = Observed(states, episodes[0].observations.limits)
+        chosen, places = torch.from_numpy(actions), torch.tensor(rows)
         used, kept = BASELINES[self.baseline](self.value, checked, self.decay)
         advantages = checked - used
         # Large advantages would overflow in float32, so the gradient of the loss over a scale is

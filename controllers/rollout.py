@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pathnas import decisions
 from pathnas.controllers.policy import Acting, Observations, Policy
 from pathnas.decisions import Limits, State
-from pathnas.envs import observation
+from pathnas.envs.observation import Observed
 from pathnas.tree import Node
 
 
@@ -22,12 +22,12 @@ class Episode:
     """The decisions that lead from the base tree to a candidate; no graph, no gradients.
 
     Attributes:
-        observations: what was seen at each of T decisions, stacked: `[T, ...]`.
+        observations: what was seen at each of T decisions, `[T, ...]`.
         actions: `[T]` what was chosen.
         tree: where it led.
     """
 
-    observations: dict[str, NDArray[Any]]
+    observations: Observed
     actions: NDArray[np.int64]
     tree: Node
 
@@ -54,26 +54,11 @@ class Greedy:
         return greedy
 
 
-def stack(observations: Sequence[observation.Observation]) -> dict[str, NDArray[Any]]:
-    """Returns observations as one batch, `[B, ...]`."""
-    return {name: np.stack([seen[name] for seen in observations]) for name in observations[0]}
-
-
-def concatenate(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Returns batches as one, in order."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def distinct(
-    observations: Mapping[str, NDArray[Any]],
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
-    """Returns a batch without repetitions, and for each row of the old one its row there `[B]`."""
-    size = len(next(iter(observations.values())))
-    flat = [array.reshape(size, -1).astype(np.int64) for array in observations.values()]
-    first: dict[bytes, int] = {}
-    rows = [first.setdefault(row.tobytes(), len(first)) for row in np.concatenate(flat, axis=1)]
-    _, back = np.unique(rows, return_index=True)
-    return {name: array[back] for name, array in observations.items()}, np.array(rows)
+def distinct(states: Sequence[State]) -> tuple[list[State], list[int]]:
+    """Returns states without repetitions, and for each of the old ones its place there."""
+    first: dict[State, int] = {}
+    places = [first.setdefault(state, len(first)) for state in states]
+    return list(first), places
 
 
 def rollout(
@@ -93,34 +78,21 @@ def rollout(
     if episodes < 1:
         raise ValueError(f"expected at least one episode, got {episodes}")
     policy = controller.frozen()
-    batches: list[dict[str, NDArray[Any]]] = []
-    seen: list[list[int]] = [[] for _ in range(episodes)]  # rows of all batches, one after another
+    seen: list[list[State]] = [[] for _ in range(episodes)]
     chosen: list[list[int]] = [[] for _ in range(episodes)]
     reached = [decisions.begin(limits)] * episodes
-    active, states, rows, first = list(range(episodes)), reached[:1], [0] * episodes, 0
+    active = list(range(episodes))
     while active:
-        batches.append(observation.encode_all(states, limits))
-        actions = _sample(policy(batches[-1])[rows], generator)
-        answered: dict[tuple[int, int], State] = {}  # who answers alike stands in one state
-        for index, row, action in zip(active, rows, actions, strict=True):
-            seen[index].append(first + row)
+        states, rows = distinct([reached[index] for index in active])
+        probabilities = policy(Observed(states, limits))[rows]
+        for index, action in zip(active, _sample(probabilities, generator), strict=True):
+            seen[index].append(reached[index])
             chosen[index].append(action)
-            if (row, action) not in answered:
-                answered[row, action] = decisions.step(states[row], action, limits)
-            reached[index] = answered[row, action]
-        first += len(states)
+            reached[index] = decisions.step(reached[index], action, limits)
         active = [index for index in active if not reached[index].done]
-        states = [state for state in answered.values() if not state.done]
-        row_of = {id(state): row for row, state in enumerate(states)}
-        rows = [row_of[id(reached[index])] for index in active]
-    everything = concatenate(batches)
     return [
-        Episode(
-            {name: array[rows] for name, array in everything.items()},
-            np.array(actions, dtype=np.int64),
-            state.tree,
-        )
-        for rows, actions, state in zip(seen, chosen, reached, strict=True)
+        Episode(Observed(states, limits), np.array(actions, dtype=np.int64), end.tree)
+        for states, actions, end in zip(seen, chosen, reached, strict=True)
     ]
 
 
@@ -151,5 +123,4 @@ def replay(actions: Sequence[int], limits: Limits) -> Episode:
     *seen, end = states
     if not end.done:
         raise ValueError(f"expected the actions of a whole episode, got {list(actions)}")
-    observations = observation.encode_all(seen, limits)
-    return Episode(observations, np.array(actions, dtype=np.int64), end.tree)
+    return Episode(Observed(seen, limits), np.array(actions, dtype=np.int64), end.tree)

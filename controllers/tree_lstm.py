@@ -16,7 +16,7 @@ they are computed by :mod:`pathnas.controllers.reader`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -24,14 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pathnas.actions import MERGES, Actions
 from pathnas.controllers.forest import ADD_NODE, CONCAT_NODE, DOWN, EDGE, UP, Forest, Kind
 from pathnas.controllers.lstm_steps import Array, ChildSumStep, EdgeStep, NaryStep, Step
 from pathnas.controllers.reader import LearningReader, Reader
-from pathnas.envs.observation import STAGES
+from pathnas.decisions import State
+from pathnas.envs.observation import decode, sizes
 
 MAX_KNOWN = 100_000
-"""How many states and observations a tree-LSTM knows by sight at most, before it starts anew: of
-trees as they are usual, some 40 MB."""
+"""How much a tree-LSTM knows by sight at most, before it starts anew: of trees as they are usual,
+some 40 MB."""
 
 AnyReader = TypeVar("AnyReader", bound=Reader)
 
@@ -40,38 +42,34 @@ class TreeLSTM(nn.Module):
     """Represents the focus of each observation of a batch by `2 hidden` numbers.
 
     Args:
-        ops: values that the array ``op`` of an observation takes.
-        adds: the most branches of a node that adds, or stages.
-        concats: the most branches of a node that concatenates.
+        actions: the flat table of actions.
         embedding: size of the embeddings of operations and of node types.
         hidden: size of the state in each direction.
         generator: the source of the initial weights.
-        nodes: values that the array ``node`` of an observation takes.
     """
 
     def __init__(
-        self,
-        ops: int,
-        adds: int,
-        concats: int,
-        embedding: int,
-        hidden: int,
-        generator: torch.Generator,
-        *,
-        nodes: int = STAGES,
+        self, actions: Actions, embedding: int, hidden: int, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.adds, self.concats, self.hidden = adds, concats, hidden
-        self._forest = Forest(adds, concats)
+        ops, nodes, branches = sizes(actions)
+        adds, concats = (max(n for merge, n in MERGES if merge == m) for m in ("add", "concat"))
+        adds = max(adds, branches)
+        self.actions, self.adds, self.concats, self.hidden = actions, adds, concats, hidden
+        self._forest = self.forest()
         self.ops = _embedding(ops, embedding, generator)
         self.nodes = _embedding(nodes, embedding, generator)
-        sizes = embedding, hidden, generator
-        self.up_edge = EdgeWeights(*sizes)
-        self.up_add = ChildSumWeights(*sizes, children=adds, parent=False)
-        self.up_concat = NaryWeights(concats, *sizes)
-        self.down_edge = EdgeWeights(*sizes)
-        self.down_add = ChildSumWeights(*sizes, children=adds, parent=True)
-        self.down_concat = NaryWeights(concats + 1, *sizes)
+        shape = embedding, hidden, generator
+        self.up_edge = EdgeWeights(*shape)
+        self.up_add = ChildSumWeights(*shape, children=adds, parent=False)
+        self.up_concat = NaryWeights(concats, *shape)
+        self.down_edge = EdgeWeights(*shape)
+        self.down_add = ChildSumWeights(*shape, children=adds, parent=True)
+        self.down_concat = NaryWeights(concats + 1, *shape)
+
+    def forest(self) -> Forest:
+        """Returns a forest of the trees that can be read, which has seen nothing."""
+        return Forest(self.actions, self.adds, self.concats)
 
     def steps(self) -> dict[Kind, StepWeights]:
         """Returns the weights of the six kinds of steps."""
@@ -99,13 +97,13 @@ class TreeLSTM(nn.Module):
             observations: the arrays of :func:`pathnas.envs.observation.encode`, stacked.
 
         Raises:
-            ValueError: if a node has too many branches.
+            ValueError: if a node has too many branches, or the arrays show no tree.
         """
         weights = self._weights()
         reader = self._reader(LearningReader, weights)
         counts = {kind: len(own) for kind, own in weights.items()}
         every = [weight for own in weights.values() for weight in own]
-        features: Tensor = _Read.apply(reader, observations, counts, *every)
+        features: Tensor = _Read.apply(reader, decode(observations, self.actions), counts, *every)
         return features
 
     def _weights(self) -> dict[Kind, list[Tensor]]:
@@ -121,7 +119,7 @@ class TreeLSTM(nn.Module):
             for kind, step in self.steps().items()
         }
         if len(self._forest) > MAX_KNOWN:
-            self._forest = Forest(self.adds, self.concats)
+            self._forest = self.forest()
         return reader(self._forest, steps, self.hidden)
 
 
@@ -132,13 +130,13 @@ class _Read(torch.autograd.Function):
     def forward(
         ctx: Any,
         reader: LearningReader,
-        observations: Mapping[str, Any],
+        observed: Sequence[State],
         counts: dict[Kind, int],
         *weights: Tensor,
     ) -> Tensor:
         ctx.reader, ctx.counts = reader, counts
         ctx.save_for_backward(*weights)
-        return torch.from_numpy(reader(observations))
+        return torch.from_numpy(reader(observed))
 
     @staticmethod
     @once_differentiable

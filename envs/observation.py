@@ -6,7 +6,7 @@ before children, first branch first. A tree of limits with at most `E` edges has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pathnas import decisions
 from pathnas import tree as trees
 from pathnas.actions import KINDS, MERGES, Actions
-from pathnas.decisions import Limits, State
-from pathnas.tree import BASE_OP, Node
+from pathnas.decisions import Limits, Question, State
+from pathnas.tree import BASE_OP, Edge, Node
 
 Observation = dict[str, Any]
 
@@ -36,18 +36,20 @@ QUESTIONS = (*KINDS, "done")
 """Values of ``question``."""
 
 _QUESTION_CODES = {kind: code for code, kind in enumerate(QUESTIONS)}
+_KINDS = dict(enumerate(KINDS))
 
 _ROWS = "op", "node", "parent", "position"
 
 Columns = tuple[list[int], list[int], list[int], list[int]]
 """The arrays of `_ROWS` as they grow."""
 
-_NODE_TYPES = {
-    ("add", "replicate"): ADD,
-    ("concat", "split"): CONCAT_SPLIT,
-    ("concat", "replicate"): CONCAT_REPLICATE,
-    ("stages", None): STAGES,
+_MERGES: dict[int, tuple[trees.Merge, trees.Allocation | None]] = {
+    ADD: ("add", "replicate"),
+    CONCAT_SPLIT: ("concat", "split"),
+    CONCAT_REPLICATE: ("concat", "replicate"),
+    STAGES: ("stages", None),
 }
+_NODE_TYPES = {kind: code for code, kind in _MERGES.items()}
 
 
 def sizes(actions: Actions) -> tuple[int, int, int]:
@@ -89,47 +91,140 @@ def encode(state: State, limits: Limits) -> Observation:
             is left to choose, and the mask is all ones so that no distribution over it is empty.
     """
     arrays = np.zeros((4, 1 + limits.max_edges), dtype=np.int64)
-    question, focus = _fill(arrays, state, _codes(limits.ops, limits.actions.stages))
+    _fill(arrays, state.tree, op_codes(limits.actions))
     op, node, parent, position = arrays
     return {
         "op": op,
         "node": node,
         "parent": parent,
         "position": position,
-        "question": np.int64(question),
-        "focus": np.int64(focus),
+        "question": np.int64(_question(state)),
+        "focus": np.int64(_focus(state)),
         "action_mask": action_mask(state, limits),
     }
 
 
-def encode_all(states: Sequence[State], limits: Limits) -> dict[str, NDArray[Any]]:
-    """Returns the observations of states, stacked: `[B, ...]`."""
-    arrays = np.zeros((4, len(states), 1 + limits.max_edges), dtype=np.int64)
-    codes = _codes(limits.ops, limits.actions.stages)
-    asked = [_fill(arrays[:, row], state, codes) for row, state in enumerate(states)]
-    questions, focuses = zip(*asked, strict=True)
-    return {
-        **dict(zip(_ROWS, arrays, strict=True)),
-        "question": np.array(questions, dtype=np.int64),
-        "focus": np.array(focuses, dtype=np.int64),
-        "action_mask": np.array([_mask(state, limits) for state in states], dtype=np.int8),
-    }
+class Observed(Mapping[str, NDArray[Any]]):
+    """The observations of states, stacked: `[B, ...]`; see :func:`encode`.
+
+    An array is written when it is asked for: who reads trees takes them from the states, and
+    needs but few.
+
+    Args:
+        states: that are seen, at least one.
+        limits: under which they stand.
+    """
+
+    def __init__(self, states: Sequence[State], limits: Limits) -> None:
+        self.states = states
+        self.limits = limits
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._arrays:
+            self._write(name)
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_ROWS, "question", "focus", "action_mask"))
+
+    def __len__(self) -> int:
+        return len(_ROWS) + 3
+
+    def _write(self, name: str) -> None:
+        if name in _ROWS:
+            arrays = np.zeros((4, len(self.states), 1 + self.limits.max_edges), dtype=np.int64)
+            codes = op_codes(self.limits.actions)
+            for row, state in enumerate(self.states):
+                _fill(arrays[:, row], state.tree, codes)
+            self._arrays.update(zip(_ROWS, arrays, strict=True))
+        elif name == "action_mask":
+            masks = bytearray().join(bytes(_mask(state, self.limits)) for state in self.states)
+            self._arrays[name] = np.frombuffer(masks, np.int8).reshape(len(self.states), -1)
+        elif name in ("question", "focus"):
+            of = _question if name == "question" else _focus
+            self._arrays[name] = np.array([of(state) for state in self.states], dtype=np.int64)
+        else:
+            raise KeyError(name)
+
+
+def decode(observations: Mapping[str, Any], actions: Actions) -> Sequence[State]:
+    """Returns the states that stacked observations show, with the next question alone.
+
+    Args:
+        observations: `[B, ...]` as :func:`encode` writes them; only the tree and the question are
+            looked at.
+        actions: the flat table of actions.
+
+    Raises:
+        ValueError: if the arrays show no tree.
+    """
+    if isinstance(observations, Observed):
+        return observations.states
+    names = {code: name for name, code in op_codes(actions).items()}
+    arrays = (np.asarray(observations[name]).tolist() for name in (*_ROWS, "question", "focus"))
+    return [
+        _decoded(columns, question, focus, names)
+        for *columns, question, focus in zip(*arrays, strict=True)
+    ]
+
+
+def _decoded(columns: list[list[int]], question: int, focus: int, names: dict[int, str]) -> State:
+    op, node, parent, position = columns
+    rows = len(node) - node.count(PADDING)
+    below: list[list[Edge]] = [[] for _ in range(rows)]
+    try:
+        for row in range(rows - 1, 0, -1):
+            if not 0 <= parent[row] < row:
+                raise ValueError(f"row {row} must come after its parent, got {parent[row]}")
+            below[parent[row]].insert(0, Edge(names[op[row]], _node(node[row], below[row])))
+        tree = _node(node[0], below[0])
+        kind = _KINDS.get(question)
+        if question not in _QUESTION_CODES.values():
+            raise ValueError(f"question must be one of {_QUESTION_CODES}, got {question}")
+        if not 0 <= focus < rows:
+            raise ValueError(f"the focus must be one of {rows} rows, got {focus}")
+        path: list[int] = []
+        while focus:
+            path.insert(0, position[focus])
+            focus = parent[focus]
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"the observation {op=}, {node=} shows no tree: {error!r}") from None
+    return State(tree, () if kind is None else (Question(kind, tuple(path)),))
+
+
+def _node(kind: int, edges: list[Edge]) -> Node:
+    node = Node(tuple(edges), *_MERGES.get(kind, (None, None)))
+    if node_type(node) != kind:
+        raise ValueError(f"a node of {len(edges)} branches has another type than {kind}")
+    return node
+
+
+def op_codes(actions: Actions) -> dict[str, int]:
+    """Returns the values of the array ``op`` by the names of operations and stages."""
+    return _op_codes(actions.ops, actions.stages)
 
 
 @lru_cache(maxsize=100)
-def _codes(names: tuple[str, ...], stages: int) -> dict[str, int]:
+def _op_codes(names: tuple[str, ...], stages: int) -> dict[str, int]:
     if stages > 1:
         names += tuple(trees.stage_name(number) for number in range(stages))
     return {name: BASE + 1 + index for index, name in enumerate(names)} | {BASE_OP: BASE}
 
 
-def _fill(arrays: NDArray[np.int64], state: State, codes: dict[str, int]) -> tuple[int, int]:
-    """Writes the rows of a tree into zeros `[4, N]`; returns the question and its focus."""
-    columns: Columns = [NO_OP], [_node_type(state.tree)], [0], [0]
-    _append_below(columns, state.tree, 0, codes)
+def _fill(arrays: NDArray[np.int64], tree: Node, codes: dict[str, int]) -> None:
+    """Writes the rows of a tree into zeros `[4, N]`."""
+    columns: Columns = [NO_OP], [node_type(tree)], [0], [0]
+    _append_below(columns, tree, 0, codes)
     arrays[:, : len(columns[0])] = columns
-    kind, path = state.agenda[0] if state.agenda else ("done", ())
-    return _QUESTION_CODES[kind], _row_at(state.tree, path)
+
+
+def _question(state: State) -> int:
+    return _QUESTION_CODES[state.agenda[0].kind if state.agenda else "done"]
+
+
+def _focus(state: State) -> int:
+    return _row_at(state.tree, state.agenda[0].path) if state.agenda else 0
 
 
 def _append_below(columns: Columns, node: Node, row: int, codes: dict[str, int]) -> None:
@@ -137,7 +232,7 @@ def _append_below(columns: Columns, node: Node, row: int, codes: dict[str, int])
     for position, edge in enumerate(node.edges):
         child = edge.child
         ops.append(codes[edge.op])
-        nodes.append(_node_type(child) if child.edges else LEAF)
+        nodes.append(node_type(child) if child.edges else LEAF)
         parents.append(row)
         positions.append(position)
         if child.edges:
@@ -171,7 +266,8 @@ def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
     return (True,) * len(limits.actions) if state.done else decisions.mask(state, limits)
 
 
-def _node_type(node: Node) -> int:
+def node_type(node: Node) -> int:
+    """Returns the value of the array ``node`` for a node."""
     if node.merge is None:
         return SINGLE if node.edges else LEAF
     return _NODE_TYPES[node.merge, node.allocation]

@@ -45,12 +45,19 @@ class Actions:
             "insert": range(first_op - 2, first_op),
             "op": range(first_op, len(self.names)),
         }
+        self._transforms: dict[tuple[int, Path], Transform | None] = {}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def transform(self, action: int, path: Path) -> Transform | None:
         """Returns what an action does at a path; None: it leaves the tree as it is."""
+        place = action, path
+        if place not in self._transforms:
+            self._transforms[place] = self._transform(action, path)
+        return self._transforms[place]
+
+    def _transform(self, action: int, path: Path) -> Transform | None:
         if 0 < action < self.of["merge"].stop:
             return Branch(path, *MERGES[action - 1])
         if self.names[action] == "insert":

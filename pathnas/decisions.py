@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from pathnas import cell, ops
 from pathnas import tree as trees
@@ -39,6 +39,9 @@ Value = TypeVar("Value")
 
 _MEMORY = 100_000
 """Entries of a memo before it starts anew."""
+
+_MEMORY_OF_STEPS = 20_000
+"""Steps of episodes that are remembered before all are forgotten: some 20 MB."""
 
 
 def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
@@ -153,12 +156,22 @@ class Limits:
         return dict(Counter(site.spec for site in self.sites))
 
     @cached_property
+    def _walked(self) -> _Walked:
+        return _Walked(_beginning(self))
+
+    @cached_property
     def _costs(self) -> dict[Node, Cost]:
         return {}
 
     @cached_property
-    def _known_changes(self) -> dict[Hashable, tuple[Cost | None, ...]]:
+    def _known_changes(self) -> dict[Hashable, _Changes]:
         return {}
+
+    @cached_property
+    def _insert_masks(self) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+        """The masks where one may stop or insert, and where one must insert; neither costs."""
+        free = tuple(name in ("stop", "insert") for name in self.actions.names)
+        return free, tuple(name == "insert" for name in self.actions.names)
 
     def costs(self, tree: Node) -> Cost:
         """Returns the parameters and multiply-adds of the tree in all cells, for one image.
@@ -206,14 +219,19 @@ class Limits:
             return False
         return all(one >= 0 for one in self.left(tree))
 
+    @property
+    def limited(self) -> bool:
+        """Whether any cost is limited."""
+        return (self.parameters, self.macs, self.nanoseconds) != (None, None, None)
+
     def left(self, tree: Node) -> tuple[float, float, float]:
         """Returns what a tree leaves of parameters, multiply-adds and nanoseconds.
 
         Negative where it exceeds a limit, infinite where there is none.
         """
-        limits = self.parameters, self.macs, self.nanoseconds
-        if limits == (None, None, None):
+        if not self.limited:
             return math.inf, math.inf, math.inf
+        limits = self.parameters, self.macs, self.nanoseconds
         pairs = zip(limits, self.costs(tree), strict=True)
         parameters, macs, latency = (math.inf if m is None else m - used for m, used in pairs)
         return parameters, macs, latency
@@ -238,18 +256,62 @@ class State:
         """Whether no question is left."""
         return not self.agenda
 
+    def __hash__(self) -> int:
+        return self.__dict__.get("_hash") or trees.hash_once(self, self.tree, self.agenda)
+
     def __reduce__(self) -> tuple[type[State], tuple[Any, ...]]:
-        # The mask that was remembered stays behind, and the limits with it.
+        # What was found out about it stays behind, and the limits with it.
         return State, (self.tree, self.agenda)
 
 
+@dataclass
+class _Walked:
+    """Where episodes under some limits have led: each state knows those that follow it.
+
+    Attributes:
+        beginning: of all episodes.
+        steps: that are known.
+    """
+
+    beginning: State
+    steps: int = 0
+
+
+class _Known(NamedTuple):
+    """What was found out about a state under some limits; it is kept with the state.
+
+    Attributes:
+        limits: under which it holds.
+        mask: of the actions.
+        following: by action, the state that it leads to.
+    """
+
+    limits: Limits
+    mask: tuple[bool, ...]
+    following: dict[int, State]
+
+
+def _known(state: State, limits: Limits) -> _Known:
+    known: _Known | None = state.__dict__.get("_known")
+    if known is None or known.limits is not limits:
+        known = _Known(limits, _mask(state, limits), {})
+        object.__setattr__(state, "_known", known)
+    return known
+
+
 def begin(limits: Limits) -> State:
-    """Returns the state that episodes begin with.
+    """Returns the state that episodes begin with; it remembers where they led.
 
     At the base tree the first question is how its branch is merged. A tree that has grown is asked,
     for each of its leaf edges above the depth limit, whether to insert; the last must if no other
     did.
     """
+    if limits._walked.steps > _MEMORY_OF_STEPS:
+        del vars(limits)["_walked"]
+    return limits._walked.beginning
+
+
+def _beginning(limits: Limits) -> State:
     if limits.stages:
         agenda = [
             Question(kind, (number, *path))
@@ -270,32 +332,27 @@ def mask(state: State, limits: Limits) -> tuple[bool, ...]:
     While a question waits, at least one action may be taken: an action is offered only if the
     limits hold with everything undecided left as an identity.
     """
-    known = state.__dict__.get("_mask")  # asked for by who looks, and again by step
-    if known is None or known[0] is not limits:
-        known = limits, _mask(state, limits)
-        object.__setattr__(state, "_mask", known)
-    return cast(tuple[bool, ...], known[1])
+    return _known(state, limits).mask
 
 
 def _mask(state: State, limits: Limits) -> tuple[bool, ...]:
-    legal = [False] * len(limits.actions)
     if state.done:
-        return tuple(legal)
+        return (False,) * len(limits.actions)
     stage = _stage(state, limits)
     question = stage.agenda[0]
-    actions = limits.actions.of[question.kind]
+    if question.kind == "insert":
+        return limits._insert_masks[_must_insert(stage)]
     changes = _changes(stage.tree, question, stage.limits)
+    if not limits.limited:
+        return changes.held
     parameters, macs, latency = limits.left(state.tree)
-    legal[actions.start : actions.stop] = [
+    return tuple(
         change is not None
         and change.macs <= macs
         and change.parameters <= parameters
         and change.latency <= latency
-        for change in changes
-    ]
-    if question.kind == "insert" and _must_insert(stage):
-        legal[limits.actions.names.index("stop")] = False
-    return tuple(legal)
+        for change in changes.costs
+    )
 
 
 class _Stage(NamedTuple):
@@ -322,24 +379,38 @@ def _stage(state: State, limits: Limits) -> _Stage:
     return _Stage(trees.node_at(state.tree, path), agenda, limits.stages[path[0]], path)
 
 
-def _changes(tree: Node, question: Question, limits: Limits) -> tuple[Cost | None, ...]:
-    """Returns what each answer adds to the costs; None where a cell cannot hold it.
+class _Changes(NamedTuple):
+    """What the actions add to the costs.
+
+    Attributes:
+        costs: of each action; None where it does not answer the question or a cell cannot hold it.
+        held: which are not None.
+    """
+
+    costs: tuple[Cost | None, ...]
+    held: tuple[bool, ...]
+
+
+def _changes(tree: Node, question: Question, limits: Limits) -> _Changes:
+    """Returns what each answer to a question of a merge or an op adds to the costs.
 
     Both depend on the widths at the question's place alone, and so on the concats above it and on
     what stands there; few such places exist, so what was found out for one is kept.
     """
-    if question.kind == "insert":
-        return Cost(0, 0), Cost(0, 0)
     above, node = [], tree
     for index in question.path:
         if node.merge == "concat":
             above.append((node.allocation, tuple(map(_sharing, node.edges)), index))
         node = node.edges[index].child
-    place = question.kind, tuple(above), tuple(edge.op for edge in node.edges)
+    place = question.kind, tuple(above), tuple([edge.op for edge in node.edges])
     found = limits._known_changes.get(place)
     if found is None:
-        actions = limits.actions.of[question.kind]
-        found = tuple(_change(tree, action, question.path, limits) for action in actions)
+        answers = limits.actions.of[question.kind]
+        costs = tuple(
+            _change(tree, action, question.path, limits) if action in answers else None
+            for action in range(len(limits.actions))
+        )
+        found = _Changes(costs, tuple(cost is not None for cost in costs))
         _remember(limits._known_changes, place, found)
     return found
 
@@ -382,6 +453,15 @@ def step(state: State, action: int, limits: Limits) -> State:
         ValueError: if the episode is done, or the action does not answer the question or exceeds
             the limits.
     """
+    known = _known(state, limits)
+    found = known.following.get(action)
+    if found is None:
+        found = known.following[action] = _step(state, action, limits)
+        limits._walked.steps += 1
+    return found
+
+
+def _step(state: State, action: int, limits: Limits) -> State:
     if state.done:
         raise ValueError("expected an episode that is not done, got another action")
     asked, *rest = state.agenda

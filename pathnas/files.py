@@ -37,7 +37,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write(path: Path, content: str | bytes, *, spare: Path | None = None) -> Path:
+def write(path: Path, content: str | bytes | memoryview, *, spare: Path | None = None) -> Path:
     """Writes a file so that it is there whole or not at all; makes its folder.
 
     Args:

@@ -135,13 +135,16 @@ class Jobs:
         Each is recorded under the name of the file that it saves.
         """
         named = {job.save.stem: job for job in jobs if job.save is not None}
-        finished = []
+        finished, counted = [], dict[str, int]()
         for name, result in self.all(evaluators.train, named, title).items():
             job, value = named[name], result.value
             with self.store.database.understanding(f"the training {name}"):
                 trained = trained_of(value)
-            macs = networks.macs(evaluators.sketch(job), job.setting.image_shape)
-            finished.append(Finished(job, macs, trained, result.failure))
+            network = repr((job.network, job.tree))  # repeats differ in their seeds alone
+            if network not in counted:
+                shape = job.setting.image_shape
+                counted[network] = networks.macs(evaluators.sketch(job), shape)
+            finished.append(Finished(job, counted[network], trained, result.failure))
             if trained is not None:
                 self.images[self._phase] += trained.images
             elif result.failure is not None:

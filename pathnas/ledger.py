@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from pathnas import files
+from pathnas import checkpoints, files
 from pathnas import tree as trees
 from pathnas.controllers import Learner
 from pathnas.controllers.rollout import replay
@@ -68,6 +68,7 @@ class Ledger:
         self.database = database
         self.search = search
         self.limits = limits
+        self._memory = io.BytesIO()
 
     def resume(self, learner: Learner, generator: torch.Generator) -> Resumed:
         """Brings a learner and a generator to where the search was, and returns the rest.
@@ -226,7 +227,7 @@ class Ledger:
                     number=number,
                     proposed=proposal.update,
                     key=candidate.key,
-                    tree=trees.to_json(candidate.tree),
+                    tree=json.dumps(trees.to_dict(candidate.tree)),
                 )
             state = bytes(generator.get_state().numpy())
             self.database.put("generators", replace=True, search=self.search, state=state)
@@ -369,10 +370,9 @@ class Ledger:
         it is committed. It takes the place of the oldest: meanwhile the one before serves.
         """
         old = update.number - KEPT_LEARNERS
-        buffer = io.BytesIO()
-        torch.save(learner.state_dict(), buffer)
-        state = buffer.getvalue()
-        files.write(self._file(update.number), state, spare=self._file(old))
+        with checkpoints.packed(learner.state_dict(), self._memory) as state:
+            files.write(self._file(update.number), state, spare=self._file(old))
+            digest = hashlib.sha256(state).hexdigest()
         with self.database.transaction():
             self.database.put(
                 "updates",
@@ -390,7 +390,7 @@ class Ledger:
                 replace=True,
                 search=self.search,
                 number=update.number,
-                sha256=hashlib.sha256(state).hexdigest(),
+                sha256=digest,
             )
             self.database.execute(
                 "DELETE FROM learners WHERE search = ? AND number <= ?",

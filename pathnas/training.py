@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from pathnas import cell, scheduled
+from pathnas import cell, quick_layers, scheduled
 from pathnas.probing import mode
 from pathnas.specs import Moments
 
@@ -145,7 +145,8 @@ def fit(
     loss_of = loss_of or nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     plan = _Plan(network, rates, gate_fraction, drop_path, drop_path_schedule == "linear")
     learner = _Learner(network, optimizer, loss_of, precision, hooks)
-    return _epochs(learner, plan, batches, epochs)
+    with quick_layers.used(network) if precision == "float32" else nullcontext():
+        return _epochs(learner, plan, batches, epochs)
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,7 @@ class _Learner:
         self.device = next(network.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         self.parts = scheduled.parts(network)
+        self.learned = [p for group in optimizer.param_groups for p in group["params"]]
 
     def resume(self) -> tuple[int, int]:
         """Goes on from a state, if there is one; returns its epoch and the images seen."""
@@ -243,7 +245,8 @@ class _Learner:
             loss = self.loss_of(self.network(x), y)
         if self.parts:
             loss = loss + sum(part.penalty() for part in self.parts)
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.learned:  # zero_grad's bookkeeping takes 3% of the smallest steps
+            parameter.grad = None
         weighted = loss if self.hooks.weight is _one else loss * self.hooks.weight()
         self.scaler.scale(weighted).backward()
         self.scaler.step(self.optimizer)

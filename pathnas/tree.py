@@ -71,7 +71,9 @@ class Node:
             raise ValueError("a node that adds its branches replicates its input, got 'split'")
 
     def __hash__(self) -> int:
-        return _hash_once(self, self.edges, self.merge, self.allocation)
+        return self.__dict__.get("_hash") or hash_once(
+            self, self.edges, self.merge, self.allocation
+        )
 
     def __reduce__(self) -> tuple[type[Node], tuple[Any, ...]]:
         # The hash of a string differs between processes, so it must not travel with a pickle.
@@ -101,7 +103,7 @@ class Edge:
     child: Node = Node()
 
     def __hash__(self) -> int:
-        return _hash_once(self, self.op, self.child)
+        return self.__dict__.get("_hash") or hash_once(self, self.op, self.child)
 
     def __reduce__(self) -> tuple[type[Edge], tuple[Any, ...]]:
         return Edge, (self.op, self.child)
@@ -110,13 +112,11 @@ class Edge:
         return self.op if self.child.is_leaf else f"{self.op} > {self.child}"
 
 
-def _hash_once(value: Node | Edge, *parts: object) -> int:
-    """Returns a hash that is kept: trees are looked up again and again, many are never."""
-    known: int | None = value.__dict__.get("_hash")
-    if known is None:
-        known = hash(parts)
-        object.__setattr__(value, "_hash", known)
-    return known
+def hash_once(value: object, *parts: object) -> int:
+    """Returns the hash of a value's parts, and keeps it in the value's attribute ``_hash``."""
+    found = hash(parts)
+    object.__setattr__(value, "_hash", found)
+    return found
 
 
 BASE_OP = "base"
@@ -213,21 +213,24 @@ def node_at(tree: Node, path: Path) -> Node:
 def with_edge(tree: Node, path: Path, edge: Edge) -> Node:
     """Returns the tree with another edge at a path that exists."""
     edge_at(tree, path)
-    return _with_edge(tree, path, edge)
-
-
-def _with_edge(tree: Node, path: Path, edge: Edge) -> Node:
-    index, rest = path[0], path[1:]
-    if rest:
-        old = tree.edges[index]
-        edge = Edge(old.op, _with_edge(old.child, rest, edge))
-    edges = (*tree.edges[:index], edge, *tree.edges[index + 1 :])
-    return Node(edges, tree.merge, tree.allocation)
+    above, index = path[:-1], path[-1]
+    return with_node(tree, above, _with_branch(node_at(tree, above), index, edge))
 
 
 def with_node(tree: Node, path: Path, node: Node) -> Node:
     """Returns the tree with another node at a path that exists; ``()`` gives the node itself."""
-    return _with_edge(tree, path, Edge(edge_at(tree, path).op, node)) if path else node
+    if not path:
+        return node
+    index = path[0]
+    if not 0 <= index < len(tree.edges):
+        edge_at(tree, path)  # raises
+    old = tree.edges[index]
+    return _with_branch(tree, index, Edge(old.op, with_node(old.child, path[1:], node)))
+
+
+def _with_branch(node: Node, index: int, edge: Edge) -> Node:
+    edges = (*node.edges[:index], edge, *node.edges[index + 1 :])
+    return Node(edges, node.merge, node.allocation)
 
 
 def canonical(tree: Node) -> Node:

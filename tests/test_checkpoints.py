@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
@@ -40,6 +41,20 @@ def test_a_state_comes_back_bit_for_bit_with_its_memory_layout(tmp_path: Path) -
     momentum = saved["optimizer"]["state"][0]["momentum_buffer"]
     assert torch.equal(loaded["optimizer"]["state"][0]["momentum_buffer"], momentum)
     assert loaded["rows"] == saved["rows"]
+
+
+def test_memory_that_held_a_larger_state_holds_the_next() -> None:
+    memory = io.BytesIO()
+    with checkpoints.packed({"w": torch.ones(1000)}, memory) as content:
+        longer = bytes(content)
+    for value in (1.0, 2.0):
+        saved = {"w": torch.full((10,), value)}
+        with checkpoints.packed(saved, memory) as content:
+            assert len(content) < len(longer)
+            loaded = torch.load(io.BytesIO(content), weights_only=True)
+        assert torch.equal(loaded["w"], saved["w"])
+    with checkpoints.packed({"w": torch.ones(1000)}, memory) as content:
+        assert content == longer
 
 
 def test_only_the_newest_are_kept_and_none_is_no_fault(tmp_path: Path) -> None:

@@ -387,3 +387,23 @@ def test_a_state_answers_for_the_limits_that_are_asked_about():
     assert bound == decisions.mask(State(), tight) and bound != free
     for copied in (pickle.loads(pickle.dumps(state)), copy.deepcopy(state)):
         assert copied == state and vars(copied) == vars(State())
+
+
+def walked(limits, seed):
+    choose, states = random.Random(seed), [decisions.begin(limits)]
+    while not states[-1].done:
+        mask = decisions.mask(states[-1], limits)
+        action = choose.choice([action for action, legal in enumerate(mask) if legal])
+        states.append(decisions.step(states[-1], action, limits))
+    return states
+
+
+def test_equal_steps_lead_to_the_same_object_until_all_are_forgotten(monkeypatch):
+    limits = Limits()
+    first, again = walked(limits, 1), walked(limits, 1)
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    monkeypatch.setattr(decisions, "_MEMORY_OF_STEPS", 5)
+    for seed in range(10):
+        assert walked(limits, seed) == walked(Limits(), seed)
+    fresh = walked(limits, 1)
+    assert fresh == first and not any(one is old for one, old in zip(fresh, first, strict=True))

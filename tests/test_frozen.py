@@ -16,21 +16,23 @@ def test_a_reader_computes_what_the_tree_lstm_does_and_remembers_it(limits: Limi
     states = [state for seed in range(8) for state in walk(limits, seed)]
     read = network.reader()
     for start in range(0, len(states), 3):
-        batch = encode(states[start : start + 3], limits)
-        expected = network(batch).detach().numpy()
-        np.testing.assert_allclose(read(batch), expected, rtol=0, atol=1e-6)
+        some = states[start : start + 3]
+        expected = network(encode(some, limits)).detach().numpy()
+        np.testing.assert_allclose(read(some), expected, rtol=0, atol=1e-6)
     known = read.count
-    read(encode(states, limits))
+    read(states)
     assert read.count == known
 
 
 def test_a_reader_works_in_double_precision() -> None:
     limits = LIMITS["default"]
-    batch = encode(walk(limits, 2), limits)
+    states = walk(limits, 2)
     network = build(limits).double()
-    found = network.reader()(batch)
+    found = network.reader()(states)
     assert found.dtype == np.float64
-    np.testing.assert_allclose(found, network(batch).detach().numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        found, network(encode(states, limits)).detach().numpy(), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS.keys())

@@ -40,7 +40,7 @@ def episode(seed, limits):
     return states
 
 
-def decode(seen, limits, row=0):
+def rebuilt(seen, limits, row=0):
     """Rebuilds the node of a row from the arrays alone."""
     below = [
         child
@@ -50,7 +50,7 @@ def decode(seen, limits, row=0):
     below.sort(key=lambda child: seen["position"][child])
     assert [seen["position"][child] for child in below] == list(range(len(below)))
     names = (None, BASE_OP, *limits.ops)
-    edges = tuple(Edge(names[seen["op"][child]], decode(seen, limits, child)) for child in below)
+    edges = tuple(Edge(names[seen["op"][child]], rebuilt(seen, limits, child)) for child in below)
     kind = int(seen["node"][row])
     assert (kind == observation.LEAF) == (not edges)
     assert (kind == observation.SINGLE) == (len(edges) == 1)
@@ -73,7 +73,7 @@ def test_state_can_be_read_from_the_observation(limits, seed):
     for state in episode(seed, limits):
         seen = observation.encode(state, limits)
         assert seen in space
-        assert decode(seen, limits) == state.tree
+        assert rebuilt(seen, limits) == state.tree
         kind, path = state.agenda[0] if state.agenda else ("done", ())
         assert observation.QUESTIONS[seen["question"]] == kind
         assert path_of(seen, seen["focus"]) == path
@@ -114,11 +114,61 @@ def test_mask_is_that_of_the_decisions(limits, seed):
 @LAW
 def test_all_at_once_are_the_observations_stacked(limits, seed):
     states = episode(seed, limits)
-    together = observation.encode_all(states, limits)
+    together = observation.Observed(states, limits)
+    names = observation.encode(states[0], limits).keys()
+    assert set(together) == set(names) and len(together) == len(names)
     for row, state in enumerate(states):
         for name, seen in observation.encode(state, limits).items():
             assert together[name].dtype == seen.dtype
             assert np.array_equal(together[name][row], seen)
+    with pytest.raises(KeyError, match="reward"):
+        together["reward"]
+
+
+@any_limits
+@given(seed=seeds)
+@LAW
+def test_arrays_are_decoded_to_the_states_that_they_show(limits, seed):
+    states = episode(seed, limits)
+    together = observation.Observed(states, limits)
+    shown = [State(state.tree, state.agenda[:1]) for state in states]
+    assert observation.decode(dict(together), limits.actions) == shown
+    assert observation.decode(together, limits.actions) is states
+
+
+def test_equal_rows_with_other_parents_are_other_trees():
+    leaf = Edge("identity")
+
+    def add(*edges):
+        return Node(edges, "add", "replicate")
+
+    question = decisions.Question("op", (0, 0))
+    left = State(add(Edge(BASE_OP, add(leaf, leaf, leaf)), leaf), (question,))
+    right = State(add(Edge(BASE_OP, add(leaf, leaf)), leaf, leaf), (question,))
+    one, two = (dict(observation.Observed([state], Limits())) for state in (left, right))
+    for name in ("op", "node", "question", "focus"):
+        np.testing.assert_array_equal(one[name], two[name])
+    actions = Limits().actions
+    assert observation.decode(one, actions) + observation.decode(two, actions) == [left, right]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "value"),
+    [
+        ("op", 1, 99),  # no such operation
+        ("node", 0, observation.LEAF),  # with a branch
+        ("node", 1, observation.ADD),  # without branches
+        ("parent", 1, 1),  # its own
+        ("parent", 1, -1),
+        ("focus", None, 7),  # beyond the tree
+        ("question", None, 9),
+    ],
+)
+def test_arrays_that_show_no_tree_are_refused(name, row, value):
+    seen = {key: array.copy() for key, array in observation.Observed([State()], SMALL).items()}
+    seen[name][(0, row) if row is not None else 0] = value
+    with pytest.raises(ValueError, match="shows no tree"):
+        observation.decode(seen, SMALL.actions)
 
 
 def test_first_observation_by_hand():

@@ -13,7 +13,6 @@ from pathnas import decisions
 from pathnas.actions import MERGES, Actions
 from pathnas.cell import Site
 from pathnas.controllers.policy import Controller, masked
-from pathnas.controllers.rollout import stack
 from pathnas.decisions import Limits, State
 from pathnas.envs import observation
 from pathnas.specs import CellSpec, Conv
@@ -40,7 +39,7 @@ def states_of(seed: int, limits: Limits = LIMITS, episodes: int = 3) -> list[Sta
 
 
 def encode(states: list[State], limits: Limits = LIMITS) -> dict:
-    return stack([observation.encode(state, limits) for state in states])
+    return dict(observation.Observed(states, limits))
 
 
 def by_hand(controller: Controller, state: State, limits: Limits) -> dict[int, torch.Tensor]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pathnas.controllers.random_controller import RandomController
-from pathnas.controllers.rollout import rollout, stack
+from pathnas.controllers.rollout import rollout
 from pathnas.decisions import Limits, State, step
 from pathnas.envs import observation
 
@@ -15,7 +15,7 @@ LIMITS = Limits()
 def test_every_allowed_action_is_equally_likely():
     at_op = step(step(step(State(), 1, LIMITS), 5, LIMITS), 2, LIMITS)
     assert at_op.agenda[0].kind == "op"
-    seen = stack([observation.encode(state, LIMITS) for state in (State(), at_op)])
+    seen = observation.Observed([State(), at_op], LIMITS)
     expected = np.zeros((2, 13), np.float32)
     expected[0, :4], expected[1, 6:] = 1 / 4, 1 / 7
     np.testing.assert_allclose(RandomController()(seen), expected, rtol=1e-6)
@@ -30,7 +30,7 @@ def test_choices_are_even():
 
 
 def test_an_empty_mask_is_an_error():
-    seen = stack([observation.encode(State(), LIMITS)])
+    seen = dict(observation.Observed([State()], LIMITS))
     seen["action_mask"][:] = 0
     with pytest.raises(ValueError, match="at least one action"):
         RandomController()(seen)

@@ -10,8 +10,9 @@ from benchmarks import controller as benchmark
 from benchmarks.reference_controller import ReferenceController
 from pathnas.controllers.policy import Controller
 from pathnas.controllers.reinforce import Reinforce
-from pathnas.controllers.rollout import concatenate, rollout
+from pathnas.controllers.rollout import rollout
 from pathnas.decisions import Limits
+from pathnas.envs.observation import Observed
 
 SPACES = {
     "default": Limits(),
@@ -36,7 +37,8 @@ def test_log_probabilities_entropies_and_gradients_are_the_references(limits: Li
     rolled = rollout(learner.controller, limits, 6, torch.Generator().manual_seed(5))
     walks = [reference.follow(episode.actions.tolist()) for episode in rolled]
     assert [walk.state.tree for walk in walks] == [episode.tree for episode in rolled]
-    found = learner.controller(concatenate([episode.observations for episode in rolled]))
+    seen = [state for episode in rolled for state in episode.observations.states]
+    found = learner.controller(Observed(seen, limits))
     actions = torch.from_numpy(np.concatenate([episode.actions for episode in rolled]))
     exact = {"rtol": 1e-5, "atol": 1e-5}
     log_probs = torch.stack([one for walk in walks for one in walk.log_probs])

@@ -132,10 +132,8 @@ def test_the_benchmark_measures_decisions_and_both_halves(capsys, monkeypatch):
         assert 0 < sampling < together and gradient > 0
 
 
-def test_distinct_keeps_one_of_equal_rows_and_says_where_it_is():
-    batch = {"op": np.array([[1, 2], [3, 4], [1, 2], [1, 2]]), "focus": np.array([0, 0, 0, 1])}
-    found, rows = distinct(batch)
-    assert found["op"].tolist() == [[1, 2], [3, 4], [1, 2]]
-    assert rows.tolist() == [0, 1, 0, 2]
-    for name, array in batch.items():
-        np.testing.assert_array_equal(found[name][rows], array)
+def test_distinct_keeps_one_of_equal_states_and_says_where_it_is():
+    first, other = State(), decisions.step(State(), 1, LIMITS)
+    found, places = distinct([first, other, State(), decisions.step(first, 1, LIMITS), first])
+    assert found == [first, other]
+    assert places == [0, 1, 0, 1, 0]

@@ -223,7 +223,7 @@ def test_an_agent_sees_all_stages_and_which_one_is_asked() -> None:
     agenda = decisions.begin(within).agenda
     states = [State(within.start, agenda[number:]) for number in range(3)]
     states.append(State(trees.staged([ONE, BASE_TREE, BASE_TREE]), agenda[1:]))
-    logits = controller(observation.encode_all(states, within)).logits[:, :4].detach()
+    logits = controller(observation.Observed(states, within)).logits[:, :4].detach()
     apart = torch.cdist(logits, logits) + torch.eye(4)
     assert float(apart.min()) > 1e-4  # the stage, and what became of another, make a difference
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pathnas import decisions
 from pathnas import tree as trees
+from pathnas.actions import Actions
 from pathnas.cell import Site
-from pathnas.controllers.rollout import stack
 from pathnas.controllers.tree_lstm import TreeLSTM
 from pathnas.decisions import Limits, Question, State
 from pathnas.envs import observation
@@ -50,13 +50,13 @@ def walk(limits: Limits, seed: int, episodes: int = 1) -> list[State]:
 
 
 def encode(states: list[State], limits: Limits) -> dict:
-    return stack([observation.encode(state, limits) for state in states])
+    """The arrays alone, from which the trees must be read."""
+    return dict(observation.Observed(states, limits))
 
 
 def build(limits: Limits, seed: int = 0) -> TreeLSTM:
     generator = torch.Generator().manual_seed(seed)
-    ops, nodes, adds = observation.sizes(limits.actions)
-    network = TreeLSTM(ops, adds, 2, 10, HIDDEN, generator, nodes=nodes)
+    network = TreeLSTM(limits.actions, 10, HIDDEN, generator)
     with torch.no_grad():  # larger than they start, so that a wrong term shows
         network.ops.mul_(10)
         network.nodes.mul_(10)
@@ -166,6 +166,14 @@ def test_agrees_with_the_recursive_reference(limits, seed):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS.keys())
+def test_arrays_say_what_states_say(limits):
+    states = walk(limits, 3, episodes=4)
+    network = build(limits)
+    found = network(observation.Observed(states, limits))
+    torch.testing.assert_close(network(encode(states, limits)), found, rtol=0, atol=0)
+
+
 def test_the_states_of_the_comparison_use_every_weight():
     limits = LIMITS["default"]
     network = build(limits)
@@ -235,7 +243,7 @@ def test_too_many_branches_are_named():
 
 
 def test_initial_weights():
-    network = TreeLSTM(9, 3, 2, 10, 100, torch.Generator().manual_seed(0))
+    network = TreeLSTM(Actions(), 10, 100, torch.Generator().manual_seed(0))
     eye = torch.eye(100)
     for weight in (network.up_edge.weight_hh, network.down_concat.weight, network.up_add.gates):
         for rows in weight.split(100):
