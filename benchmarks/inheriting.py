@@ -4,7 +4,8 @@ Random trees are trained in two ways: grown from a trained base network, and fro
 For each tree, the validation accuracy is measured after every epoch, and the table tells how many
 training images and seconds each way needs to come from the base network's accuracy some part of the
 way to what the full training of the grown tree reaches. Both ways have two schedules, and the
-faster of the two counts, level by level and tree by tree.
+faster of the two counts, level by level and tree by tree. With ``--lengths`` both have the same
+ones, and any number of them.
 """
 
 from __future__ import annotations
@@ -66,12 +67,21 @@ def curve(job: Training) -> list[Point]:
     return found
 
 
-def ways(plan: Plan, base: Training, tree: Node) -> dict[str, list[Training]]:
+def ways(
+    plan: Plan, base: Training, tree: Node, lengths: Sequence[float] = ()
+) -> dict[str, list[Training]]:
     """Returns the trainings of a tree by way, the full one first.
 
     The two schedules are that of a full training and one of half its length. What is inherited
     is trained at the learning rate of a trial in the latter, random weights always at that of a
     full training.
+
+    Args:
+        plan: of the experiment.
+        base: the training of the base network.
+        tree: what is trained.
+        lengths: parts of the full training's epochs; given, both ways have each of them at both
+            learning rates, beside the full training.
     """
     final, trial = plan.config.final.training, plan.config.search.trial
     short = final.model_copy(update={"epochs": max(1, final.epochs // 2)})
@@ -79,10 +89,17 @@ def ways(plan: Plan, base: Training, tree: Node) -> dict[str, list[Training]]:
     inherit = replace(plan.inherit(base), tree=tree)
     inherit = replace(inherit, seed=seed_of(plan.config.seed, f"inheriting {tree}"))
     fresh = replace(inherit, weights=None, birth="scratch", inherit_optimizer=False)
-    return {
-        "inherited": [replace(inherit, recipe=recipe) for recipe in (final, careful)],
-        "from scratch": [replace(fresh, recipe=recipe) for recipe in (final, short)],
-    }
+    recipes = {"inherited": [final, careful], "from scratch": [final, short]}
+    if lengths:
+        all_lengths = [
+            final.model_copy(update={"epochs": epochs, "learning_rate": rate})
+            for epochs in (max(1, round(final.epochs * part)) for part in lengths)
+            for rate in (final.learning_rate, trial.learning_rate)
+        ]
+        both = [final, *(recipe for recipe in all_lengths if recipe != final)]
+        recipes = dict.fromkeys(recipes, both)
+    jobs = {"inherited": inherit, "from scratch": fresh}
+    return {way: [replace(jobs[way], recipe=one) for one in of] for way, of in recipes.items()}
 
 
 def reached(curves: Sequence[Sequence[Point]], accuracy: float) -> tuple[float, float]:
@@ -121,7 +138,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             jobs = [
                 (row, way, job)
                 for row, one in enumerate(trees, start=len(rows))
-                for way, two in ways(plan, base, one.tree).items()
+                for way, two in ways(plan, base, one.tree, arguments.lengths).items()
                 for job in two
             ]
             results = dict(executor.run(curve, [job for _, _, job in jobs]))
@@ -175,7 +192,20 @@ def tables(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Prints the tables and writes all curves."""
-    study.run("inheriting", "what inheriting weights saves", ("digits", "mnist"), measure, tables)
+    study.run(
+        "inheriting",
+        "what inheriting weights saves",
+        ("digits", "mnist"),
+        measure,
+        tables,
+        lambda parser: parser.add_argument(
+            "--lengths",
+            nargs="*",
+            type=float,
+            default=[],
+            help="parts of the full training; both ways have these schedules, at both rates",
+        ),
+    )
 
 
 if __name__ == "__main__":

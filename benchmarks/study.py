@@ -48,6 +48,7 @@ def run(
     names: Sequence[str],
     measure: Callable[[str, argparse.Namespace], dict[str, Any]],
     tables: Callable[[dict[str, Any]], str],
+    own: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
 ) -> None:
     """Runs a study as a command: prints its tables and writes all that it found.
 
@@ -57,6 +58,7 @@ def run(
         names: of the data sets.
         measure: runs the study on one of them; has ``bases`` and ``seconds`` among others.
         tables: of what that found.
+        own: adds the study's own options.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", nargs="+", choices=names, default=list(names))
@@ -67,6 +69,7 @@ def run(
     parser.add_argument("--set", nargs="*", default=[], help="key=value of the experiment")
     file = Path("runs") / f"{name}.json"
     parser.add_argument("--json", type=Path, default=file, help="file to write")
+    own(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(facts())

@@ -55,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
         help="of trials at their highest, with commas (default: that of search.trial)",
     )
     found.add_argument(
+        "--averages",
+        help="of trials: shares of the steps, the last, whose weights are averaged, in [0, 1] with "
+        "commas (default: that of search.trial)",
+    )
+    found.add_argument(
         "--share",
         type=float,
         default=0.5,
@@ -122,7 +127,10 @@ def _ways(options: argparse.Namespace, epochs: int) -> Ways:
     rates = []
     if options.rates is not None:
         rates = _numbers("--learning-rates", options.rates, float)
-    return Ways(births, lengths, rates)
+    averages = []
+    if options.averages is not None:
+        averages = _shares("--averages", options.averages)
+    return Ways(births, lengths, rates, averages)
 
 
 def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[float]:
@@ -136,6 +144,17 @@ def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[floa
         what = "whole numbers >= 1" if kind is int else "numbers > 0"
         raise ValueError(f"{option}: expected distinct {what} with commas, got {text!r}")
     return [float(number) for number in found]
+
+
+def _shares(option: str, text: str) -> list[float]:
+    """Returns distinct numbers in [0, 1] with commas, the smallest first."""
+    try:
+        found = sorted({float(word) for word in text.split(",")})
+    except ValueError:
+        found = []
+    if len(found) < text.count(",") + 1 or not all(0 <= n <= 1 for n in found):
+        raise ValueError(f"{option}: expected distinct numbers in [0, 1] with commas, got {text!r}")
+    return found
 
 
 def _audit(

@@ -97,17 +97,19 @@ def random_candidates(limits: Limits, count: int, seed: int) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Ways:
-    """The trials that are audited: each birth with each length and learning rate.
+    """The trials that are audited: each birth with each length, learning rate and average.
 
     Attributes:
         births: as `search.trial.birth` names them.
         epochs: lengths.
         rates: learning rates at their highest; empty: that of `search.trial`.
+        averages: shares of the steps whose weights are averaged; empty: that of `search.trial`.
     """
 
     births: Sequence[str]
     epochs: Sequence[int]
     rates: Sequence[float] = ()
+    averages: Sequence[float] = ()
 
 
 def stages(plan: Plan, base: Training, ways: Ways) -> list[Stage]:
@@ -140,12 +142,17 @@ def trials(settings: Config, ways: Ways) -> dict[str, Config]:
         ConfigError: if a trial cannot be so.
     """
     found = {}
-    usual = settings.search.trial.learning_rate
-    for birth, length, rate in product(ways.births, ways.epochs, ways.rates or [usual]):
+    trial = settings.search.trial
+    rates = ways.rates or [trial.learning_rate]
+    averages = ways.averages or [trial.average_fraction]
+    for birth, length, rate, average in product(ways.births, ways.epochs, rates, averages):
         words = [f"search.trial.epochs={length}", f"search.trial.birth={birth}"]
         words.append(f"search.trial.learning_rate={rate}")
+        words.append(f"search.trial.average_fraction={average}")
         words.append("search.halving=null")  # it bounds the epochs, and is not what is measured
-        name = trial_name(birth, length) + (f", rate {rate:g}" if rate != usual else "")
+        name = trial_name(birth, length)
+        name += f", rate {rate:g}" if rate != trial.learning_rate else ""
+        name += f", average {average:g}" if average != trial.average_fraction else ""
         found[name] = config.override(settings, words)
     return found
 
@@ -167,7 +174,7 @@ def measure(
 
     Args:
         jobs: does them and records each as it ends.
-        ways: how each tree is trained.
+        ways: how each tree is trained, :data:`INHERITED` among them.
         candidates: the trees.
         evaluator: knows the run's seed and what trees cost.
         seeds: trainings of each tree in each way.
@@ -204,20 +211,21 @@ def measure(
         name: [[trained_of(results[row[place]].value) for row in rows] for place in places]
         for name, rows in of.items()
     }
+    [full] = {way.training.recipe.epochs for way in ways if way.name == INHERITED}
     return Measured(
         [one.key for one in sound],
         np.array([[float(evaluator.macs(one.tree))] for one in sound]),
-        {name: _scores(rows) for name, rows in trained.items()},
+        {name: _scores(rows, full) for name, rows in trained.items()},
         {name: rows[0][0].images for name, rows in trained.items()},
         {name: _mean(t.seconds for row in rows for t in row) for name, rows in trained.items()},
         failed,
     )
 
 
-def _scores(trained: Sequence[Sequence[Trained]]) -> dict[Metric, Scores]:
+def _scores(trained: Sequence[Sequence[Trained]], epochs: int) -> dict[Metric, Scores]:
     found: dict[Metric, Scores] = {}
     for metric in get_args(Metric):
-        values = [[outcomes.measure(metric, one) for one in row] for row in trained]
+        values = [[outcomes.measure(metric, one, epochs) for one in row] for row in trained]
         if not any(value is None for row in values for value in row):
             found[metric] = np.array(values)
     return found

@@ -164,9 +164,10 @@ class Base(Model):
 class Reward(Model):
     """The reward of an outcome."""
 
-    metric: Literal["accuracy", "likelihood", "fit", "late_fit"] = "accuracy"
+    metric: Literal["accuracy", "likelihood", "fit", "late_fit", "extrapolated_fit"] = "accuracy"
     """the value of a trial: its accuracy; e^-loss on the validation images (likelihood); or that on
-    the training images, over all epochs (fit) or the last quarter of them (late_fit)"""
+    the training images, over all epochs (fit), over the last quarter of them (late_fit) or at the
+    end of a full training, by a power law (extrapolated_fit)"""
     shape: Literal["tan", "accuracy"] = "tan"
     """tan(value x pi / 2), or the value as it is"""
     cost_weight: Annotated[float, Field(ge=-10, le=0)] = 0.0
@@ -305,7 +306,7 @@ class Search(Model):
     @classmethod
     def _measured(cls, reward: Reward, info: ValidationInfo) -> Reward:
         trial = info.data.get("trial")  # absent if it is invalid
-        if trial is not None and trial.epochs == 0 and reward.metric in ("fit", "late_fit"):
+        if trial is not None and trial.epochs == 0 and reward.metric.endswith("fit"):
             raise ValueError(f"metric {reward.metric} needs trials of at least one epoch, got 0")
         return reward
 

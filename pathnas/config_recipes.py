@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from pathnas.config_networks import Model
 from pathnas.config_types import BelowOne, LearningRate, Pixels, Share
+
+LATER: dict[str, JsonValue] = {"later": True}
+"""Of a setting that came later: by its default a training is what it was before."""
 
 
 class Augment(Model):
@@ -76,6 +79,8 @@ class TrialRecipe(Recipe):
     """begin with the base network's momentum"""
     gate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     """share of the trial over which the gate falls to 0"""
+    average_fraction: Annotated[Share, Field(json_schema_extra=LATER)] = 0.0
+    """share of the trial's steps, the last, whose weights are averaged for validation; 0: none"""
     noise: Share = 6e-3
     """symmetry-breaking noise on replicas, in standard deviations of the weight"""
 

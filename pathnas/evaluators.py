@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from pathnas import cell, data, networks, optimizer_state, plugins, training
-from pathnas.config import Distill, Recipe
+from pathnas.config import Distill, Recipe, TrialRecipe
 from pathnas.data import Normalization
 from pathnas.limits import Limits
 from pathnas.networks import stages
@@ -29,6 +30,7 @@ from pathnas.outcomes import Candidate, Outcome, Trained
 from pathnas.plugins import Plugins
 from pathnas.transforms import Birth, Transform, arrange, grow, growth
 from pathnas.tree import BASE_TREE, Node
+from pathnas.weight_average import TailAverage
 from pathnas.weight_files import load_weights, moments_file, optimizer_file, save_weights
 
 BirthMode = Literal["gated", "hard", "distilled", "scratch"]
@@ -278,6 +280,11 @@ def learn(
 ) -> tuple[torch.optim.Optimizer, int]:
     """Does the steps of a training, in place.
 
+    If weights are averaged (:class:`pathnas.weight_average.TailAverage`), the network ends with the
+    mean, and its batch norms with the statistics of :data:`CALIBRATION_IMAGES` training images,
+    which count as seen. That was as good as those of all of them, and better than the mean of the
+    running statistics, which lag behind in a short training.
+
     Args:
         job: the training.
         network: of :func:`build`, on its device.
@@ -292,6 +299,7 @@ def learn(
         ValueError: if the optimizer's state is to be inherited and was not saved.
     """
     recipe, inherits = job.recipe, job.weights is not None
+    fraction = recipe.average_fraction if isinstance(recipe, TrialRecipe) else 0.0
     fitted = recipe.model_dump(include=FITTED)
     optimizer = training.sgd(
         network, recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
@@ -306,7 +314,17 @@ def learn(
             seen = _distill(job, network, batches, {**fitted, "epochs": distilled})
         fitted["epochs"] = recipe.epochs - distilled
         fitted |= {"gate_fraction": job.gate_fraction, "optimizer": optimizer}
-        seen += training.fit(network, batches, hooks=training.Hooks(epoch_end=epoch_end), **fitted)
+        steps = fitted["epochs"] * len(batches)
+        average = TailAverage(network, steps, fraction) if fraction and steps else None
+        hooks = training.Hooks(
+            step_end=None if average is None else average.update, epoch_end=epoch_end
+        )
+        seen += training.fit(network, batches, hooks=hooks, **fitted)
+        if average is not None:
+            average.store()
+            x = _calibration_images(job.setting.source("train"), job.setting)
+            update_bn([x], network)
+            seen += len(x)
     return optimizer, seen
 
 
@@ -352,7 +370,8 @@ FITTED = set(Recipe.model_fields) - {"batch_size", "augment"}
 """The settings of a recipe that :func:`pathnas.training.fit` takes."""
 
 
-def _calibrate(network: nn.Module, images: data.Source, setting: Setting) -> None:
+def _calibration_images(images: data.Source, setting: Setting) -> Tensor:
+    """Returns the first training images, `[B, C, H, W]`, normalized, without augmentation."""
     batches = data.batches(
         images,
         batch_size=CALIBRATION_IMAGES,
@@ -360,6 +379,11 @@ def _calibrate(network: nn.Module, images: data.Source, setting: Setting) -> Non
         device=setting.device,
     )
     x, _ = next(iter(batches))
+    return x
+
+
+def _calibrate(network: nn.Module, images: data.Source, setting: Setting) -> None:
+    x = _calibration_images(images, setting)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         training.calibrate(network, x)

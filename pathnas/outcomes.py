@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from pathnas import transforms
+from pathnas import extrapolation, transforms
 from pathnas import tree as trees
 from pathnas.tree import Node
 
 Status = Literal["ok", "failed", "out_of_memory", "diverged", "timed_out", "crashed"]
 
-Metric = Literal["accuracy", "likelihood", "fit", "late_fit"]
+Metric = Literal["accuracy", "likelihood", "fit", "late_fit", "extrapolated_fit"]
 """What a training is judged by; see :func:`measure`."""
 
 
@@ -130,7 +130,7 @@ class Outcome:
 Evaluator = Callable[[Candidate], Outcome]
 
 
-def measure(metric: Metric, of: Trained | Outcome) -> float | None:
+def measure(metric: Metric, of: Trained | Outcome, epochs: int | None = None) -> float | None:
     """Returns what a training is worth by a metric, in [0, 1]; None if that is not known of it.
 
     ``"accuracy"`` on the validation images. ``"likelihood"``: e^-loss there, the geometric mean of
@@ -138,12 +138,23 @@ def measure(metric: Metric, of: Trained | Outcome) -> float | None:
     that classify the same images right. ``"fit"``: e^-loss on the training images, of the mean loss
     over all epochs (Ru et al., "Speedy performance estimation for neural architecture search",
     2021: who trains fast generalizes well). ``"late_fit"``: the same of the last quarter of the
-    epochs. The latter two look at no validation image.
+    epochs. ``"extrapolated_fit"``: the same of the loss that
+    :func:`pathnas.extrapolation.power_law` expects at the end of a full training; of one or two
+    epochs, that is the last one's. The latter three look at no validation image.
+
+    Args:
+        metric: the name.
+        of: the training.
+        epochs: of a full training, for ``"extrapolated_fit"``; None: unknown.
     """
     if metric == "accuracy":
         return of.accuracy
     if metric == "likelihood":
         return None if of.loss is None else math.exp(-of.loss)
+    if metric == "extrapolated_fit":
+        if not of.curve or epochs is None:
+            return None
+        return math.exp(-extrapolation.power_law(of.curve, epochs))
     late = -(-len(of.curve) // 4)
     losses = of.curve if metric == "fit" else of.curve[-late:]
     return math.exp(-sum(losses) / len(losses)) if losses else None
@@ -161,6 +172,7 @@ class Reward:
         cost_target: multiply-adds of a network that is neither punished nor rewarded.
         failure: the reward of a trial that failed.
         metric: the value, see :func:`measure`.
+        epochs: of a full training, which some metrics need.
     """
 
     shape: Literal["tan", "accuracy"] = "tan"
@@ -169,6 +181,7 @@ class Reward:
     cost_target: float | None = None
     failure: float = 0.0
     metric: Metric = "accuracy"
+    epochs: int | None = None
 
     @staticmethod
     def ceiling_for(validation_images: int) -> float:
@@ -184,7 +197,7 @@ class Reward:
         """
         if outcome.status != "ok":
             return self.failure
-        value = measure(self.metric, outcome)
+        value = measure(self.metric, outcome, self.epochs)
         if value is None:
             raise ValueError(f"the reward needs the metric {self.metric!r}, got {outcome}")
         if self.cost_weight:

@@ -206,6 +206,7 @@ class Plan:
             settings.cost_target * self.base_macs,
             settings.failure,
             settings.metric,
+            self.config.final.training.epochs,
         )
 
 

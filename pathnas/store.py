@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from pathnas import files
 from pathnas.clock import Clock
 from pathnas.config import Config
+from pathnas.config_recipes import LATER
 from pathnas.database import Database
 from pathnas.tree import Node
 
@@ -132,7 +133,8 @@ def fingerprint(job: Any) -> str:
     """Returns a digest of a dataclass that describes a job, by what decides its result.
 
     Where its files stand does not, nor do fields with the metadata ``{"decides": False}``. Those
-    with ``{"later": True}`` came later, so that by their defaults a job is what it was before.
+    with ``{"later": True}``, and settings with :data:`pathnas.config_recipes.LATER`, came later, so
+    that by their defaults a job is what it was before.
     """
 
     def decides(field: dataclasses.Field[Any], value: Any) -> bool:
@@ -145,7 +147,7 @@ def fingerprint(job: Any) -> str:
         if isinstance(value, Node):
             return str(value)
         if isinstance(value, BaseModel):
-            return value.model_dump()
+            return value.model_dump(exclude=_unused(value))
         if dataclasses.is_dataclass(value):
             return {
                 f.name: getattr(value, f.name)
@@ -155,3 +157,13 @@ def fingerprint(job: Any) -> str:
         return repr(value)
 
     return hashlib.sha256(json.dumps(job, default=plain, sort_keys=True).encode()).hexdigest()
+
+
+def _unused(settings: BaseModel) -> set[str]:
+    """Returns the names of settings that came later and have their defaults."""
+    fields = type(settings).model_fields
+    return {
+        name
+        for name, field in fields.items()
+        if field.json_schema_extra == LATER and getattr(settings, name) == field.default
+    }

@@ -97,6 +97,7 @@ def test_a_metric_that_ranks_makes_a_trial_trustworthy(
     assert found["recommended"] == ["gated, 3 epochs", "fit"]
     tau = found["rows"]["gated, 3 epochs"]["tau"][auditing.INHERITED]
     assert tau["accuracy"]["tau"] == tau["likelihood"]["tau"] < 0.5 < tau["fit"]["tau"]
+    assert tau["extrapolated_fit"] == tau["fit"]  # a curve that does not fall stays where it is
     assert set(found["rows"]["gated, 1 epoch"]["scores"]) == {"accuracy", "likelihood"}
     assert "recommended: gated, 3 epochs, by its fit" in capsys.readouterr().out
 
@@ -113,6 +114,21 @@ def test_every_learning_rate_is_audited(
     assert sorted(set(rates)) == [usual, 0.5]
     _, more = audited(*FEW, *words, f"{usual},0.25")
     assert {job.recipe.learning_rate for job in more} == {0.25}
+
+
+def test_every_average_is_audited_and_a_full_training_has_none(
+    audited: Callable[..., tuple[int, list[Training]]], tmp_path: Path
+) -> None:
+    words = ("--epochs", "2", "--births", "gated")
+    _, done = audited(*FEW, *words)
+    _, more = audited(*FEW, *words, "--averages", "0,0.25", "--learning-rates", "0.5")
+    assert len(more) == 8 * 2 * 2  # no full training, since that is what it was
+    averages = [job.recipe.average_fraction for job in more]
+    assert sorted(set(averages)) == [0.0, 0.25] and averages.count(0.25) == 16
+    rows = set(found_in(tmp_path)["rows"])
+    assert {"gated, 2 epochs, rate 0.5", "gated, 2 epochs, rate 0.5, average 0.25"} < rows
+    full = [job for job in done if job.recipe.epochs == 8]
+    assert len(full) == 8 * 2 * 2 and not any("average" in str(job.recipe) for job in full)
 
 
 def test_seeds_are_a_trials_own_and_nothing_is_inherited_from_scratch(
@@ -230,6 +246,10 @@ def test_counting_costs_is_named_where_it_ranks_as_well() -> None:
         (("--epochs", "0"), "--epochs: expected distinct whole numbers"),
         (("--learning-rates", "0.1,0.1"), "--learning-rates: expected distinct numbers > 0"),
         (("--learning-rates", "nan"), "--learning-rates: expected distinct numbers > 0"),
+        (("--averages", "0,1.5"), "--averages: expected distinct numbers in [0, 1] with commas"),
+        (("--averages", "0,0"), "--averages: expected distinct numbers in [0, 1] with commas"),
+        (("--averages", "0,nan"), "--averages: expected distinct numbers in [0, 1] with commas"),
+        (("--averages", "half"), "--averages: expected distinct numbers in [0, 1] with commas"),
         (("--births", "gated,soft"), "--births: expected distinct names of gated, hard, distilled"),
         (("search.depth=1", "search.ops=[identity]"), "the space is too small"),
         (("search.depht=1",), "did you mean"),

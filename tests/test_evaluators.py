@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import pytest
@@ -18,6 +19,7 @@ from pathnas import (
     executors,
     networks,
     optimizer_state,
+    probing,
     training,
     weight_files,
 )
@@ -245,6 +247,75 @@ def test_momentum_that_was_not_saved_is_missed_with_its_file(base: Training) -> 
     job = replace(base, weights=alone, save=None, inherit_optimizer=True)
     with pytest.raises(ValueError, match=r"alone\.optimizer\.safetensors: expected the optimizer"):
         evaluators.train(job)
+
+
+def averaging(job: Training, fraction: float, **recipe: Any) -> Training:
+    return replace(job, recipe=TrialRecipe(average_fraction=fraction, **recipe))
+
+
+def test_a_trial_ends_with_the_mean_of_its_last_weights_and_statistics_for_it(
+    evaluator: InheritAndTrain,
+) -> None:
+    job = averaging(replace(evaluator.base, tree=TREE), 0.5, epochs=2, batch_size=24)
+    kept: list[list[Tensor]] = []
+    network = evaluators.build(job)
+    with torch.random.fork_rng():
+        torch.manual_seed(evaluators.seed_of(job.seed, "training"))
+        training.fit(
+            network,
+            evaluators.training_batches(job),
+            epochs=2,
+            learning_rate=job.recipe.learning_rate,
+            hooks=training.Hooks(
+                step_end=lambda: kept.append([p.detach().clone() for p in network.parameters()])
+            ),
+        )
+    assert len(kept) == 8
+    state, images = steps_of(job)
+    assert images == (2 + 1) * 96
+    for (name, _), *last in zip(network.named_parameters(), *kept[4:], strict=True):
+        torch.testing.assert_close(state[name], torch.stack(last).mean(0))
+    network.load_state_dict(state)
+    shown = data.batches(
+        job.setting.source("train"), batch_size=96, normalization=job.setting.normalization
+    )
+    [(x, _)] = shown
+    with probing.mode(network, training=False):
+        in_eval_mode = network(x)
+    with probing.mode(network, training=True):
+        in_train_mode = network(x)
+    # Alike but for the variance, which is of a sample in the one and of a population in the other.
+    torch.testing.assert_close(in_eval_mode, in_train_mode, rtol=0.02, atol=0.02)
+
+
+def test_without_an_average_a_trial_is_what_it_was(evaluator: InheritAndTrain) -> None:
+    job = replace(evaluator.base, tree=TREE)
+    plain, images = steps_of(replace(job, recipe=Recipe(epochs=1, learning_rate=0.035)))
+    same, as_many = steps_of(averaging(job, 0.0, epochs=1))
+    assert images == as_many == 96
+    assert all(torch.equal(plain[name], value) for name, value in same.items())
+    other, _ = steps_of(averaging(job, 1.0, epochs=1))
+    assert not torch.equal(plain["head.2.bias"], other["head.2.bias"])
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_no_step_gives_no_average(evaluator: InheritAndTrain, epochs: int) -> None:
+    job = replace(evaluator.base, tree=TREE, birth="distilled", distill=Distill(epochs=1))
+    plain, images = steps_of(averaging(job, 0.0, epochs=epochs))
+    same, as_many = steps_of(averaging(job, 1.0, epochs=epochs))
+    assert images == as_many == 96 * epochs
+    assert all(torch.equal(plain[name], value) for name, value in same.items())
+
+
+def test_an_averaged_trial_is_the_same_wherever_it_is_made(evaluator: InheritAndTrain) -> None:
+    job = averaging(evaluator.base, 0.3, epochs=2, drop_path=0.2)
+    job = replace(job, inherit_optimizer=True)
+    averaged = replace(evaluator, base=job)
+    here = averaged(Candidate(TREE))
+    with executors.executor("processes", 1) as executor:
+        [(_, result)] = executor.run(averaged, [Candidate(TREE)])
+    assert replace(result.value, seconds=0.0) == replace(here, seconds=0.0)
+    assert here.status == "ok" and here.images == (2 + 1) * 96 and len(here.curve) == 2
 
 
 def test_the_env_takes_it_as_its_evaluator(evaluator: InheritAndTrain) -> None:

@@ -11,6 +11,9 @@ import pytest
 
 from benchmarks import inheriting
 from benchmarks.inheriting import Point
+from pathnas import config
+from pathnas.plan import Plan
+from pathnas.tree import BASE_TREE
 
 TINY = [
     *("data.train=64", "data.validation=50", "data.test=50", "base.training.epochs=2"),
@@ -39,6 +42,17 @@ def test_the_table_has_medians_of_trees_that_the_training_has_improved() -> None
     assert lines[0].startswith("2 of 3 trees")
     assert lines[4] == "| 25% | 20, 2 | 80, 8 | 4, 4 | 2, 2 |"
     assert lines[-1] == "| 100% | 20, 2 | inf, inf | inf, inf | 2, 0 |"
+
+
+def test_both_ways_have_the_lengths_that_are_asked_for(tmp_path: Path) -> None:
+    plan = Plan.of(config.load(inheriting.EXPERIMENTS / "digits.yaml", TINY))
+    base = plan.base_training(plan.prepare(tmp_path / "data"), tmp_path / "base.safetensors")
+    found = inheriting.ways(plan, base, BASE_TREE, [1.0, 0.5, 0.25])
+    for jobs in found.values():
+        rates = [(job.recipe.epochs, job.recipe.learning_rate) for job in jobs]
+        assert rates == [(4, 0.1), (4, 0.03), (2, 0.1), (2, 0.03), (1, 0.1), (1, 0.03)]
+    assert [job.birth for job in found["from scratch"]] == ["scratch"] * 6
+    assert all(job.weights is not None for job in found["inherited"])
 
 
 @pytest.mark.slow

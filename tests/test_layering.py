@@ -19,7 +19,7 @@ FLOORS = [
     {
         *("tree", "data", "yaml_reader", "executors", "probing", "tracing", "database"),
         *("drop_path", "dotted", "scheduled", "clones", "plugins", "channels", "wrappers"),
-        *("checkpoints", "parallel", "weight_average", "quick_layers"),
+        *("checkpoints", "parallel", "weight_average", "quick_layers", "extrapolation"),
     },
     {"config_faults", "config_networks", "treecells", "specs"},
     {"config_types"},

@@ -45,6 +45,10 @@ def test_metrics_are_shares_of_what_is_known() -> None:
     assert measure("fit", of) == pytest.approx(math.exp(-12 / 5))
     assert measure("late_fit", of) == pytest.approx(math.exp(-1.0))  # two of five epochs
     assert measure("late_fit", Trained(0.5, 1, 1, 1.0, (3.0, 1.0))) == pytest.approx(math.exp(-1))
+    falling = Trained(0.5, 1, 1, 1.0, (2.0, 1.0, 2 / 3))
+    assert measure("extrapolated_fit", falling, 40) == pytest.approx(math.exp(-2 / 40))
+    assert measure("extrapolated_fit", falling) is None  # nobody has said how long is in full
+    assert measure("extrapolated_fit", Outcome("ok", accuracy=0.5), 40) is None
     assert measure("likelihood", Outcome("ok", accuracy=0.5)) is None
     assert measure("fit", Outcome("ok", accuracy=0.5)) is None
 
@@ -54,6 +58,22 @@ def test_the_reward_is_of_its_metric() -> None:
     assert reward(Outcome("ok", accuracy=1.0, loss=math.log(4))) == pytest.approx(0.25)
     with pytest.raises(ValueError, match="the reward needs the metric 'likelihood'"):
         reward(Outcome("ok", accuracy=1.0))
+
+
+def test_the_reward_knows_the_length_of_a_full_training() -> None:
+    outcome = Outcome("ok", accuracy=0.5, curve=(2.0, 1.0, 2 / 3))
+    reward = Reward("accuracy", metric="extrapolated_fit", epochs=20)
+    assert reward(outcome) == pytest.approx(math.exp(-0.1))
+    with pytest.raises(ValueError, match="the reward needs the metric 'extrapolated_fit'"):
+        Reward("accuracy", metric="extrapolated_fit")(outcome)
+
+
+@given(curve=st.lists(st.floats(0, 1e308), min_size=1, max_size=9), epochs=st.integers(0, 10_000))
+def test_metrics_of_the_curve_are_in_the_unit_interval(curve: list[float], epochs: int) -> None:
+    of = Outcome("ok", accuracy=0.5, curve=tuple(curve))
+    for metric in ("late_fit", "extrapolated_fit"):
+        value = measure(metric, of, epochs)
+        assert value is not None and 0 <= value <= 1
 
 
 def test_failed_trials_earn_the_fixed_reward() -> None:

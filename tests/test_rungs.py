@@ -141,6 +141,19 @@ def test_a_whole_trial_is_that_without_halving(trained: list[Training], tmp_path
     assert alike >= 2
 
 
+def test_every_rung_averages_and_a_full_training_does_not(
+    trained: list[Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every: list[Training] = []
+    train = evaluators.train
+    monkeypatch.setattr(evaluators, "train", lambda job: every.append(job) or train(job))
+    stub_run.run(tmp_path, *SEARCH, "search.control=false", "search.trial.average_fraction=0.5")
+    assert {job.recipe.epochs for job in trained} == {1, 2, 4}
+    for job in every:
+        averaged = {"average_fraction": 0.5}.items() <= job.recipe.model_dump().items()
+        assert averaged == (job.save is None)
+
+
 def test_the_control_copies_what_the_search_has_trained(
     trained: list[Training], tmp_path: Path
 ) -> None:
@@ -331,6 +344,7 @@ def test_a_real_search_is_halved_the_same_in_other_processes(tmp_path: Path) -> 
         runs = tmp_path / kind
         own = [*tiny, "search.trials=3", "search.control=false", f"workers.kind={kind}"]
         halving = ["search.halving={factor: 2}", "search.trial.epochs=2"]
+        halving.append("search.trial.average_fraction=0.5")
         settings = config.load(stub_run.SMOKE, [f"runs={runs}", *own, *halving])
         stub_run.whole_run.run(settings)
         rows = results.trials(runs / "smoke")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,3 +71,17 @@ def test_a_fingerprint_tells_jobs_apart_but_not_where_their_files_stand() -> Non
         replace(job, learning_rate=0.1 + 1e-12),
     ]
     assert len({first, *map(fingerprint, others)}) == 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    recipe: config.TrialRecipe
+
+
+def test_a_setting_that_came_later_is_no_part_of_a_fingerprint_by_its_default() -> None:
+    recipe = config.TrialRecipe()
+    before = {"recipe": recipe.model_dump(exclude={"average_fraction"})}
+    text = json.dumps(before, sort_keys=True)
+    assert fingerprint(Trial(recipe)) == hashlib.sha256(text.encode()).hexdigest()
+    averaged = Trial(recipe.model_copy(update={"average_fraction": 0.5}))
+    assert fingerprint(averaged) != fingerprint(Trial(recipe))

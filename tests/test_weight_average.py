@@ -1,11 +1,15 @@
-"""The moving average of weights."""
+"""The moving average of weights, and their mean over the last steps."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from pathnas.weight_average import WeightAverage
+from pathnas import cell, ops
+from pathnas.weight_average import TailAverage, WeightAverage
 
 
 def network(value: float) -> nn.Module:
@@ -52,3 +56,42 @@ def test_it_goes_on_from_a_state() -> None:
     for average in (one, other):
         average.update(network(2.0))
     assert weight(one) == weight(other) and other.updates == 2
+
+
+@given(
+    values=st.lists(st.floats(-100, 100), min_size=1, max_size=20),
+    fraction=st.floats(0, 1, exclude_min=True),
+)
+def test_the_average_of_the_tail_is_the_mean_of_its_last_weights(
+    values: list[float], fraction: float
+) -> None:
+    trained = nn.Linear(1, 1, bias=False)
+    average = TailAverage(trained, len(values), fraction)
+    for value in values:
+        nn.init.constant_(trained.weight, value)
+        average.update()
+    average.store()
+    last = values[-max(1, round(fraction * len(values))) :]
+    assert trained.weight.item() == pytest.approx(sum(last) / len(last), rel=1e-4, abs=1e-3)
+
+
+def test_a_tail_without_a_step_leaves_the_weights_alone() -> None:
+    trained = nn.Linear(1, 1, bias=False)
+    average = TailAverage(trained, 4, 0.5)
+    for value in (1.0, 2.0):
+        nn.init.constant_(trained.weight, value)
+        average.update()
+    average.store()
+    assert trained.weight.item() == 2.0
+
+
+def test_a_gate_that_goes_in_the_tail_does_not_shift_the_parameters() -> None:
+    trained = nn.Sequential(nn.Linear(1, 1), ops.Gate(nn.ReLU()), nn.Linear(1, 1))
+    average = TailAverage(trained, 2, 1.0)
+    for value in (1.0, 3.0):
+        for parameter, more in zip(trained.parameters(), (0.0, 0.5, 1.0, 1.5), strict=True):
+            nn.init.constant_(parameter, value + more)
+        average.update()
+        cell.set_gates(trained, 0.0)
+    average.store()
+    assert [parameter.item() for parameter in trained.parameters()] == [2.0, 2.5, 3.0, 3.5]
